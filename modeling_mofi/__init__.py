@@ -1,0 +1,1 @@
+"""MOFI for Hugging Face: image representations learned from noisy entity-annotated images."""

@@ -1,0 +1,29 @@
+"""Metadata of the package: `pip install .` for the model, `pip install .[data,train,evaluate,demo]` for the whole chain."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+
+EXTRAS = {
+    "data": ["datasets>=5.0", "huggingface_hub>=1.0", "marisa-trie>=1.2", "numpy", "pyarrow>=21", "pyyaml", "spacy>=3.8"],
+    "train": ["accelerate>=1.10", "datasets>=5.0", "numpy", "pyyaml", "tensorboard"],
+    "evaluate": ["accelerate>=1.10", "datasets>=5.0", "evaluate>=0.4.6", "matplotlib", "numpy", "pyyaml", "scikit-learn"],
+    "demo": ["gradio>=5"],
+    "ray": ["ray[data]>=2.50"],
+    "dev": ["pytest", "pytest-timeout", "ruff"],
+}
+
+setup(
+    name="mofi",
+    version="0.1.0",
+    description="MOFI: image representations learned from noisy entity-annotated images, for Hugging Face",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["modeling_mofi", "data_scripts"],
+    # transformers 5.20 is the first with `sub_configs_defaults`, which MofiConfig relies on.
+    install_requires=["torch>=2.5", "transformers>=5.20", "pillow", "safetensors>=0.4.3"],
+    extras_require=EXTRAS,
+)
