@@ -1,0 +1,189 @@
+"""Evaluates image encoders, MOFI or any other, on retrieval and recognition.
+
+    python evaluate_mofi.py --model runs/sample/mofi pixels --task retrieval --data sample_data/pairs/test.parquet \
+        --label_column gold_entity_id --output results.json
+    python evaluate_mofi.py configs/eval_paper.yaml --model runs/sample/mofi openai/clip-vit-base-patch16
+"""
+
+import dataclasses
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.constants import HF_HOME
+
+from evaluation.benchmark import Benchmark, Embedder, Scores, read_benchmarks
+from evaluation.encoders import load_encoder
+from evaluation.figures import Pictures, choose_queries, retrieval_sheet
+from evaluation.labelled_images import LabelledImages
+from evaluation.results import Result, markdown_table, mean_with_interval, write_json
+from evaluation.retrieval import evaluate_retrieval
+from modeling_mofi.recipe_parser import parse_recipe
+
+
+logger = logging.getLogger(__name__)
+
+TASKS = {"retrieval": evaluate_retrieval}
+NEEDS_LABELS = {"retrieval"}
+
+
+@dataclass
+class EvaluationArguments:
+    """Which models, how they run and where the results go; the data are in `Benchmark`."""
+
+    model: list[str] = field(default_factory=list, metadata={"help": "[NAME=]folder or Hub id; 'pixels': the floor."})
+    benchmarks: str | None = field(default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."})
+    output: str | None = field(default=None, metadata={"help": "JSON file; a Markdown table is written beside it."})
+    figure: str | None = field(default=None, metadata={"help": "PNG of queries and what each model finds."})
+    figure_queries: int = field(default=8, metadata={"help": "Rows of the figure."})
+    revision: str | None = field(default=None, metadata={"help": "Commit or branch of the models on the Hub."})
+    preprocessing: str = field(default="model", metadata={"help": "'model', or 'release' for Apple's transform."})
+    pooling: str = field(default="auto", metadata={"help": "Without a projection: 'auto', 'cls' or 'mean'."})
+    dtype: str = field(default="auto", metadata={"help": "'auto' is bfloat16 on a GPU, float32 on a CPU."})
+    device: str = field(default="auto", metadata={"help": "'auto' takes a GPU if there is one."})
+    batch_size: int = 64
+    num_workers: int | None = field(default=None, metadata={"help": "Processes that decode and prepare images."})
+    cache_dir: str = field(default=f"{HF_HOME}/mofi_embeddings", metadata={"help": "Embeddings are kept here."})
+    bootstrap: int = field(default=1000, metadata={"help": "Resamples behind the intervals; 0 leaves them out."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the queries on the figure."})
+
+
+def main(argv: list[str] | None = None) -> list[Result]:
+    """Evaluates, prints the table and writes the files that were asked for."""
+    args, default = parse_recipe(
+        (EvaluationArguments, Benchmark), argv, description="Evaluates image encoders on retrieval and recognition."
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    benchmarks = read_benchmarks(args.benchmarks, default)
+    check_arguments(args, benchmarks)
+    results = evaluate_models(args, benchmarks)
+    table = markdown_table(results)
+    print(table)
+    if args.output:
+        settings = {
+            **dataclasses.asdict(args),
+            "benchmarks": {k: dataclasses.asdict(v) for k, v in benchmarks.items()},
+        }
+        write_json(Path(args.output), results, settings=settings)
+        Path(args.output).with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    return results
+
+
+def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> None:
+    """Refuses what is missing or unknown before anything is loaded."""
+    if not args.model:
+        raise ValueError("--model is missing; give one or several folders or Hub ids.")
+    for name, benchmark in benchmarks.items():
+        if benchmark.task not in TASKS:
+            raise ValueError(f"{name}: task {benchmark.task!r} is unknown; choose one of {', '.join(TASKS)}.")
+        if not benchmark.data:
+            raise ValueError(f"{name}: --data is missing; give a Parquet file, a folder or a data set id.")
+        if benchmark.task in NEEDS_LABELS and not benchmark.label_column:
+            raise ValueError(f"{name}: --label_column is missing; it names the column with the class of an image.")
+
+
+def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> list[Result]:
+    """Runs every benchmark for each model, and draws what the models find on the first one."""
+    opened = {name: (benchmark.open(), benchmark.open(is_gallery=True)) for name, benchmark in benchmarks.items()}
+    results, found = [], {}
+    for model, path in model_names(args.model).items():
+        encoder = load_encoder(
+            path,
+            revision=args.revision,
+            preprocessing=args.preprocessing,
+            pooling=args.pooling,
+            dtype=args.dtype,
+            device=args.device,
+        )
+        embedder = Embedder(encoder, Path(args.cache_dir).expanduser(), args.batch_size, args.num_workers)
+        for name, benchmark in benchmarks.items():
+            query, gallery = opened[name]
+            scores = TASKS[benchmark.task](benchmark, embedder, query=query, gallery=gallery)
+            results.append(summarize(args, name, benchmark, model, query, scores))
+            found.setdefault(name, {})[model] = scores
+    if args.figure:
+        name = next(iter(benchmarks))
+        draw_found(args, benchmarks[name], *opened[name], found[name])
+    return results
+
+
+def model_names(models: list[str]) -> dict[str, str]:
+    """Folder or id of each model by the name that tables and figures show: `NAME` of `NAME=path`, else its last part."""
+    paths = [model.partition("=")[2] or model for model in models]
+    short = [model.partition("=")[0] if "=" in model else Path(model).name for model in models]
+    names = short if len(set(short)) == len(short) else models
+    if len(set(names)) < len(names):
+        raise ValueError(f"--model names a model twice: {', '.join(models)}.")
+    return dict(zip(names, paths, strict=True))
+
+
+def summarize(
+    args: EvaluationArguments,
+    name: str,
+    benchmark: Benchmark,
+    model: str,
+    query: LabelledImages,
+    scores: Scores,
+) -> Result:
+    """Means and intervals over the queries, with the counts that belong beside them."""
+    excluded = int(np.isnan(next(iter(scores.by_query.values()))).sum())
+    counts = {
+        "images": len(query),
+        "unreadable": len(scores.query.unreadable),
+        "duplicates": scores.query.num_duplicates,
+        "excluded_queries": excluded,
+    }
+    if excluded:
+        logger.warning("%s: %d queries have nothing relevant to find and do not count", name, excluded)
+    return Result(
+        benchmark=name,
+        task=benchmark.task,
+        model=model,
+        values={
+            metric: mean_with_interval(values, num_resamples=args.bootstrap, seed=args.seed)
+            for metric, values in scores.by_query.items()
+        },
+        counts={**counts, **scores.counts},
+        unreadable=scores.query.unreadable,
+        settings=dataclasses.asdict(benchmark),
+    )
+
+
+def draw_found(
+    args: EvaluationArguments,
+    benchmark: Benchmark,
+    query: LabelledImages,
+    gallery: LabelledImages | None,
+    found: dict[str, Scores],
+) -> None:
+    """Draws the contact sheet of a benchmark: the models' nearest images side by side."""
+    first = next(iter(found.values()))
+    pictures = pictures_of(query, first.query.rows, benchmark)
+    retrieval_sheet(
+        Path(args.figure),
+        pictures,
+        {model: scores.query.image_embeds for model, scores in found.items()},
+        choose_queries(pictures.labels, count=args.figure_queries, seed=args.seed),
+        gallery=pictures_of(gallery, first.gallery.rows, benchmark) if gallery else None,
+        gallery_embeds={model: scores.gallery.image_embeds for model, scores in found.items()} if gallery else None,
+    )
+
+
+def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -> Pictures:
+    """The readable images with their labels and captions."""
+    labels = [images.labels[row] for row in rows]
+    if benchmark.caption_column:
+        names = images.column(benchmark.caption_column)
+        captions = [str(names[row]) for row in rows]
+    else:
+        captions = [images.label_names.get(label, str(label)) for label in labels]
+    return Pictures(lambda place: images.read(rows[place])[0], labels, captions)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate_mofi.py: {error}")

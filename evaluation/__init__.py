@@ -1,0 +1,1 @@
+"""Evaluates image encoders: embeds each data set once, then one file per task."""

@@ -1,0 +1,105 @@
+"""What to evaluate on: one benchmark is a task with its data; a recipe may hold many, by name."""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.embed import Embedded, embed
+from evaluation.encoders import Encoder
+from evaluation.labelled_images import LabelledImages, open_images
+
+
+@dataclass
+class Benchmark:
+    """A task with its data. In a recipe, `benchmarks` maps a name to those of these keys that differ."""
+
+    task: str = field(default="retrieval", metadata={"help": "Which task; see the README's table of tasks."})
+    data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
+    split: str | None = field(default=None, metadata={"help": "Needed where the data set has several."})
+    gallery: str | None = field(default=None, metadata={"help": "Data set to search; else the queries themselves."})
+    gallery_split: str | None = None
+    label_column: str | None = field(default=None, metadata={"help": "Column with the class of an image."})
+    caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
+    image_column: str = "image"
+    id_column: str = field(default="image_id", metadata={"help": "Without it, file name or row number identify rows."})
+    limit: int | None = field(default=None, metadata={"help": "Only the first rows."})
+    keep_query: bool = field(default=False, metadata={"help": "Whether a query may find itself, as in GPR1200."})
+
+    def open(self, *, is_gallery: bool = False) -> LabelledImages | None:
+        """Opens the query images or the gallery; None where there is no gallery."""
+        data = self.gallery if is_gallery else self.data
+        if data is None and is_gallery:
+            return None
+        return open_images(
+            data,
+            label_column=self.label_column,
+            image_column=self.image_column,
+            id_column=self.id_column,
+            split=self.gallery_split if is_gallery else self.split,
+            limit=self.limit,
+        )
+
+
+@dataclass
+class Embedder:
+    """An encoder with how to run and where to keep what it computes."""
+
+    encoder: Encoder
+    cache_dir: Path
+    batch_size: int = 64
+    num_workers: int | None = None
+
+    def __call__(self, images: LabelledImages) -> Embedded:
+        return embed(
+            self.encoder,
+            images,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            cache_dir=self.cache_dir,
+        )
+
+
+@dataclass
+class Scores:
+    """What a task found for one model.
+
+    Attributes:
+        by_query: For each metric one float64 per query, NaN for a query that does not count; the mean is the result.
+        counts: Numbers that belong beside the result.
+        query, gallery: The embeddings, for figures.
+    """
+
+    by_query: dict[str, np.ndarray]
+    query: Embedded
+    gallery: Embedded | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def embedded_labels(images: LabelledImages, embedded: Embedded) -> list[Any]:
+    """The label of each embedding."""
+    return [images.labels[row] for row in embedded.rows]
+
+
+def read_benchmarks(text: str | None, default: Benchmark) -> dict[str, Benchmark]:
+    """Benchmarks by name from a recipe's `benchmarks`, or the one that the flags describe.
+
+    Raises:
+        ValueError: If a benchmark has an unknown key, with the nearest known one.
+    """
+    if not text:
+        return {Path(default.data or "").stem or default.task: default}
+    known = [known_field.name for known_field in dataclasses.fields(Benchmark)]
+    benchmarks = {}
+    for name, values in json.loads(text).items():
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+                raise ValueError(f"Benchmark {name!r} has the unknown key {key!r}{hint}.")
+        benchmarks[name] = dataclasses.replace(default, **values)
+    return benchmarks

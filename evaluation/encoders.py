@@ -1,0 +1,191 @@
+"""Loads image encoders by name or path: MOFI, CLIP, SigLIP, DINOv2, timm, and raw pixels as the floor."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+
+import modeling_mofi  # Registers MOFI with the Auto classes.
+
+
+# SigLIP's text towers were trained on padded texts and read the padding.
+TEXT_PADDING = {"siglip": "max_length", "siglip2": "max_length"}
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
+
+
+class Encoder(Protocol):
+    """What the tasks need of a model: prepared images in, one row of features per image out."""
+
+    name: str
+    key: dict[str, Any]  # All that decides the features of an image; the cache is keyed by it.
+    device: torch.device
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """Turns an RGB image into the tensor that `embed_images` stacks."""
+
+    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """fp32 features of shape (B, D), not normalised."""
+
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        """fp32 features of shape (B, D), not normalised; a ValueError if the model has no text tower."""
+
+
+def load_encoder(
+    model: str,
+    *,
+    revision: str | None = None,
+    preprocessing: str = "model",
+    pooling: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Encoder:
+    """Loads an encoder.
+
+    Args:
+        model: `pixels`, a folder or a Hub id (timm models by their `timm/...` ids).
+        preprocessing: `model` for the model's own processor, `release` for the transform of Apple's release.
+        pooling: For models without a projection: `auto` (the model's pooled output, else its first token), `cls`,
+            `mean` (over all tokens).
+        dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        OSError: If there is no such model.
+    """
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if model == "pixels":
+        return PixelEncoder(device=device)
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    if os.path.sep in model.rstrip(os.path.sep) and not Path(model).is_dir() and model.count("/") > 1:
+        raise FileNotFoundError(f"There is no model folder {model}.")
+    loaded = AutoModel.from_pretrained(model, revision=revision, dtype=getattr(torch, dtype)).to(device).eval()
+    processor = load_image_processor(model, loaded, revision=revision, preprocessing=preprocessing)
+    key = {
+        "weights": fingerprint_weights(model, loaded),
+        "preprocessing": processor.to_dict(),
+        "pooling": pooling,
+        "dtype": dtype,
+    }
+    return TransformersEncoder(model, loaded, processor, key=key, pooling=pooling, revision=revision)
+
+
+def load_image_processor(model: str, loaded: Any, *, revision: str | None, preprocessing: str) -> Any:
+    """The model's own image processor, or the release's at the model's image size."""
+    if preprocessing == "model":
+        return AutoImageProcessor.from_pretrained(model, revision=revision)
+    if preprocessing != "release":
+        raise ValueError(f"preprocessing is {preprocessing!r}; it must be 'model' or 'release'.")
+    config = getattr(loaded.config, "vision_config", loaded.config)
+    size = config.image_size
+    return modeling_mofi.MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def fingerprint_weights(model: str, loaded: Any) -> str:
+    """Commit of a Hub model, or a hash over the files of a folder; a new training run in place changes it."""
+    if not Path(model).is_dir():
+        return f"{model}@{loaded.config._commit_hash}"
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)):
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            while block := handle.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass
+class TransformersEncoder:
+    """A model of transformers with its image processor and, if it has a text tower, its tokenizer."""
+
+    name: str
+    model: Any
+    processor: Any
+    key: dict[str, Any]
+    pooling: str = "auto"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        self.tokenizer = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def has_text_tower(self) -> bool:
+        return hasattr(self.model, "get_text_features")
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+    @torch.inference_mode()
+    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        pixel_values = pixel_values.to(self.device, self.model.dtype, non_blocking=True)
+        if hasattr(self.model, "get_image_features"):
+            return pooled(self.model.get_image_features(pixel_values=pixel_values), "auto").float()
+        return pooled(self.model(pixel_values=pixel_values), self.pooling).float()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        if not self.has_text_tower:
+            raise ValueError(f"{self.name} has no text tower; leave it out of tasks with texts.")
+        if self.tokenizer is None:
+            self.tokenizer = load_tokenizer(self.name, self.revision)
+        padding = TEXT_PADDING.get(self.model.config.model_type, True)
+        tokens = self.tokenizer(texts, padding=padding, truncation=True, return_tensors="pt").to(self.device)
+        return pooled(self.model.get_text_features(**tokens), "auto").float()
+
+    def entity_text(self, name: str, description: str | None) -> str:
+        """Writes an entity as MOFI's processor does; other models read the same text."""
+        return modeling_mofi.MofiProcessor.entity_text(name, description)
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    """The tokenizer of the model's processor, where it has one, else of its folder."""
+    processor = AutoProcessor.from_pretrained(model, revision=revision)
+    return getattr(processor, "tokenizer", None) or AutoTokenizer.from_pretrained(model, revision=revision)
+
+
+def pooled(output: Any, pooling: str) -> torch.Tensor:
+    """One row per input, shape (B, D), out of a model's output."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if pooling == "auto" and getattr(output, "pooler_output", None) is not None:
+        return output.pooler_output.flatten(1)
+    tokens = output.last_hidden_state  # [B, T, D], or [B, D, H, W] of a convolutional model
+    if tokens.ndim == 4:
+        return tokens.mean(dim=(2, 3))
+    return tokens.mean(dim=1) if pooling == "mean" else tokens[:, 0]
+
+
+@dataclass
+class PixelEncoder:
+    """The floor: the image on a black square, shrunk to 16 x 16 RGB pixels."""
+
+    device: torch.device
+    name: str = "pixels"
+    size: int = 16
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"weights": "pixels", "size": self.size}
+
+    @property
+    def has_text_tower(self) -> bool:
+        return False
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        side = max(image.size)
+        square = ImageOps.pad(image, (side, side), color="black").resize((self.size,) * 2, Image.Resampling.BILINEAR)
+        return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+
+    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values.to(self.device).float() / 255
+
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        raise ValueError("pixels has no text tower; leave it out of tasks with texts.")

@@ -1,0 +1,55 @@
+"""Image retrieval: mean average precision and nearest-neighbour accuracy on any labelled images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.labelled_images import LabelledImages
+from metrics.knn_accuracy.knn_accuracy import knn_correct
+from metrics.retrieval_map.retrieval_map import average_precision
+
+
+def evaluate_retrieval(
+    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+) -> Scores:
+    """Embeds query and gallery, and ranks."""
+    query_embedded = embedder(query)
+    gallery_embedded = embedder(gallery) if gallery else None
+    by_query = retrieval(
+        query_embedded.image_embeds.to(embedder.encoder.device),
+        embedded_labels(query, query_embedded),
+        gallery_embedded and gallery_embedded.image_embeds,
+        gallery and embedded_labels(gallery, gallery_embedded),
+        keep_query=benchmark.keep_query,
+    )
+    return Scores(by_query, query=query_embedded, gallery=gallery_embedded)
+
+
+def retrieval(
+    query_embeds: torch.Tensor,
+    query_labels: list[Any],
+    gallery_embeds: torch.Tensor | None = None,
+    gallery_labels: list[Any] | None = None,
+    *,
+    keep_query: bool = False,
+) -> dict[str, np.ndarray]:
+    """Scores of each query, float64 of shape (num_queries,); NaN where nothing relevant can be found.
+
+    Args:
+        query_embeds: Unit-length rows of shape (num_queries, D).
+        gallery_embeds: Unit-length rows that are searched; None searches the queries themselves.
+        keep_query: Without a gallery, whether the ranking behind `mAP` holds the query itself, as in GPR1200's
+            protocol. `1-NN` never counts it.
+    """
+    precisions = average_precision(query_embeds, query_labels, gallery_embeds, gallery_labels, keep_query=keep_query)
+    correct = knn_correct(query_embeds, query_labels, gallery_embeds, gallery_labels, k=1).astype(np.float64)
+    correct[is_alone(query_labels) if gallery_labels is None else np.isnan(precisions)] = np.nan
+    return {"mAP": precisions, "1-NN": correct}
+
+
+def is_alone(labels: list[Any]) -> np.ndarray:
+    """Whether no other image has the same label, bool of shape (len(labels),)."""
+    _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return counts[inverse] == 1
