@@ -110,7 +110,7 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
 
 
 def model_names(models: list[str]) -> dict[str, str]:
-    """Folder or id of each model by the name that tables and figures show: `NAME` of `NAME=path`, else its last part."""
+    """Folder or id of each model by the name to show: `NAME` of `NAME=path`, else the last part of the path."""
     paths = [model.partition("=")[2] or model for model in models]
     short = [model.partition("=")[0] if "=" in model else Path(model).name for model in models]
     names = short if len(set(short)) == len(short) else models

@@ -1,7 +1,6 @@
 """Loads image encoders by name or path: MOFI, CLIP, SigLIP, DINOv2, timm, and raw pixels as the floor."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,9 +60,11 @@ def load_encoder(
         return PixelEncoder(device=device)
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
-    if os.path.sep in model.rstrip(os.path.sep) and not Path(model).is_dir() and model.count("/") > 1:
-        raise FileNotFoundError(f"There is no model folder {model}.")
-    loaded = AutoModel.from_pretrained(model, revision=revision, dtype=getattr(torch, dtype)).to(device).eval()
+    try:
+        loaded = AutoModel.from_pretrained(model, revision=revision, dtype=getattr(torch, dtype))
+    except OSError as error:
+        raise OSError(f"{model} is neither a folder with a model nor reachable on the Hub: {error}") from error
+    loaded = loaded.to(device).eval()
     processor = load_image_processor(model, loaded, revision=revision, preprocessing=preprocessing)
     key = {
         "weights": fingerprint_weights(model, loaded),

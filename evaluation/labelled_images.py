@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from modeling_mofi.image_processing_mofi import to_rgb
@@ -130,11 +132,14 @@ def open_rows(data: str, split: str | None) -> datasets.Dataset:
 
 
 def check_parquet(files: list[str]) -> None:
-    """Refuses files that are not Parquet, by name; a loader over many files would not say which."""
+    """Refuses files that are broken or hold no rows, by name; a loader over many files would not say which."""
     for file in files:
-        with open(file, "rb") as handle:
-            if handle.read(4) != b"PAR1":
-                raise ValueError(f"{file} is not a Parquet file (it does not start with PAR1); write it again.")
+        try:
+            num_rows = pq.read_metadata(file).num_rows
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file} is not a whole Parquet file; write it again. ({error})") from error
+        if not num_rows and len(files) == 1:
+            raise ValueError(f"{file} has no rows to evaluate.")
 
 
 def open_hub_rows(data: str) -> datasets.DatasetDict:
@@ -172,7 +177,7 @@ def read_labels(rows: datasets.Dataset, label_column: str) -> tuple[list[Any], d
     labels = list(rows[label_column])
     odd = next((label for label in labels if not isinstance(label, (str, int))), None)
     if odd is not None:
-        raise ValueError(f"Column {label_column!r} holds {odd!r}; a label must be one string or one int.")
+        raise ValueError(f"Column {label_column!r} holds a {type(odd).__name__}; a label must be a string or an int.")
     names = getattr(rows.features[label_column], "names", None) or []
     return labels, dict(enumerate(names))
 

@@ -140,10 +140,10 @@ def finite_rows(embeds, labels, name: str) -> torch.Tensor:
 
 def encode_labels(*labels) -> torch.Tensor:
     """Integer codes, equal where the labels are equal, for all groups of labels one after the other."""
-    values = np.concatenate([np.asarray(group) for group in labels])
-    if len({np.asarray(group).dtype.kind in "US" for group in labels}) > 1:
+    groups = [np.asarray(group) for group in labels]
+    if len({group.dtype.kind in "US" for group in groups}) > 1:
         raise ValueError("The query and gallery labels mix strings and numbers; give both in the same form.")
-    return torch.from_numpy(np.unique(values, return_inverse=True)[1].reshape(-1))
+    return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
 
 
 class RetrievalMap(evaluate.Metric):
