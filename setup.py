@@ -1,4 +1,4 @@
-"""Metadata of the package: `pip install .` for the model, `pip install .[data,train,evaluate,demo]` for the whole chain."""
+"""Metadata of the package: `pip install .` for the model, `.[data,train,evaluate,demo]` for the whole chain."""
 
 from pathlib import Path
 
@@ -6,9 +6,25 @@ from setuptools import setup
 
 
 EXTRAS = {
-    "data": ["datasets>=5.0", "huggingface_hub>=1.0", "marisa-trie>=1.2", "numpy", "pyarrow>=21", "pyyaml", "spacy>=3.8"],
+    "data": [
+        "datasets>=5.0",
+        "huggingface_hub>=1.0",
+        "marisa-trie>=1.2",
+        "numpy",
+        "pyarrow>=21",
+        "pyyaml",
+        "spacy>=3.8",
+    ],
     "train": ["accelerate>=1.10", "datasets>=5.0", "numpy", "pyyaml", "tensorboard"],
-    "evaluate": ["accelerate>=1.10", "datasets>=5.0", "evaluate>=0.4.6", "matplotlib", "numpy", "pyyaml", "scikit-learn"],
+    "evaluate": [
+        "accelerate>=1.10",
+        "datasets>=5.0",
+        "evaluate>=0.4.6",
+        "matplotlib",
+        "numpy",
+        "pyyaml",
+        "scikit-learn",
+    ],
     "demo": ["gradio>=5"],
     "ray": ["ray[data]>=2.50"],
     "dev": ["pytest", "pytest-timeout", "ruff"],

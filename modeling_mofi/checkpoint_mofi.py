@@ -1,0 +1,99 @@
+"""Training state on disk: safetensors and JSON only, so that resuming never unpickles anything."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+
+STATE_NAME = "trainer_state.json"  # Written last: a checkpoint without a valid one was interrupted.
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """Finds the newest checkpoint whose writing was finished, or None."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+        if read_json(folder / STATE_NAME) is not None:
+            return folder
+    return None
+
+
+def read_json(path: Path) -> Any | None:
+    """Reads a JSON file; None if it is missing or cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def save_state(folder: str | Path, name: str, state: Any) -> None:
+    """Writes nested dicts and lists to `name.json`, their tensors to `name.safetensors`."""
+    tensors: dict[str, torch.Tensor] = {}
+    structure = _take_tensors(state, tensors, "")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, Path(folder) / f"{name}.safetensors")
+    (Path(folder) / f"{name}.json").write_text(json.dumps(structure), encoding="utf-8")
+
+
+def load_state(folder: str | Path, name: str) -> Any:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+    """
+    tensors = load_file(Path(folder) / f"{name}.safetensors")
+    structure = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
+    return _put_tensors(structure, tensors)
+
+
+def _take_tensors(state: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
+    if isinstance(state, torch.Tensor):
+        tensors[path] = state.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(state, dict):
+        # Pairs, since keys of optimizer states are integers and JSON would make strings of them.
+        items = [[key, _take_tensors(value, tensors, f"{path}/{key}")] for key, value in state.items()]
+        return {"items": items}
+    if isinstance(state, (list, tuple)):
+        values = [_take_tensors(value, tensors, f"{path}/{index}") for index, value in enumerate(state)]
+        return {"tuple" if isinstance(state, tuple) else "list": values}
+    return {"value": state}
+
+
+def _put_tensors(structure: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    ((kind, content),) = structure.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "items":
+        return {key: _put_tensors(value, tensors) for key, value in content}
+    if kind in ("list", "tuple"):
+        values = [_put_tensors(value, tensors) for value in content]
+        return tuple(values) if kind == "tuple" else values
+    return content
+
+
+def random_states() -> dict[str, Any]:
+    """Takes the state of every global random number generator."""
+    name, keys, *rest = np.random.get_state()
+    states = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Restores what `random_states` took."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

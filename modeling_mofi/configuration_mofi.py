@@ -1,0 +1,67 @@
+"""Configuration of MOFI: two tower configurations and what joins them."""
+
+from typing import Any
+
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+
+TEXT_POOLINGS = ("eos_first", "argmax")
+
+
+class MofiConfig(PreTrainedConfig):
+    r"""Architecture of a MOFI model; what belongs to the training recipe is in `MofiTrainingArguments`.
+
+    Args:
+        vision_config: Fields of `CLIPVisionConfig`, or an instance.
+        text_config: Fields of `CLIPTextConfig`, or an instance.
+        projection_dim: Size D of the shared embedding space.
+        logit_scale_init_value: Initial log of the inverse temperature; 2.6592 is ln(1 / 0.07), as in CLIP.
+        initializer_factor: Factor on the standard deviation of all initial weights.
+        text_pooling: Which token's state is the text's feature. `"eos_first"` takes the first EOS, or the last
+            attended token of a text without one. `"argmax"` takes the highest token id, as CLIP does for
+            checkpoints whose `eos_token_id` is 2; such CLIP configurations get it when they are loaded.
+        num_entities: Classes of the entity head, 0 for a model without one. It is not `num_labels`: two million
+            label names would make config.json 120 MB.
+
+    Example:
+
+    ```python
+    >>> import modeling_mofi
+    >>> config = modeling_mofi.MofiConfig(vision_config={"patch_size": 16}, projection_dim=256)
+    >>> config.text_config.hidden_size
+    512
+    ```
+    """
+
+    model_type = "mofi"
+    sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 512
+    logit_scale_init_value: float = 2.6592
+    initializer_factor: float = 1.0
+    text_pooling: str = "eos_first"
+    num_entities: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.text_pooling not in TEXT_POOLINGS:
+            raise ValueError(f"text_pooling is {self.text_pooling!r}; it must be one of {', '.join(TEXT_POOLINGS)}.")
+        if self.num_entities < 0:
+            raise ValueError(f"num_entities is {self.num_entities}; it must be 0 (no entity head) or more.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "MofiConfig":
+        """Builds the configuration from a MOFI or a CLIP config.json; a CLIP text tower keeps CLIP's pooling."""
+        if config_dict.get("model_type") == "clip":
+            clip_config = CLIPConfig(**config_dict)
+            config_dict = {**clip_config.to_dict(), "text_pooling": clip_text_pooling(clip_config)}
+            for key in ("model_type", "architectures", "auto_map"):
+                config_dict.pop(key, None)
+        return super().from_dict(config_dict, **kwargs)
+
+
+def clip_text_pooling(clip_config: CLIPConfig) -> str:
+    """Names the pooling that `CLIPModel` applies to this configuration."""
+    return "argmax" if clip_config.text_config.eos_token_id == 2 else "eos_first"

@@ -1,0 +1,198 @@
+"""The entity head: one unit vector per entity, millions of them, shared out over processes and updated row by row."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .losses_mofi import MAX_LOGITS, first_own_row, gather_rows, is_distributed, margin_softmax_loss
+
+
+logger = logging.getLogger(__name__)
+
+HEAD_NAME = "entity_head"
+ROWS_PER_BLOCK = 4096  # Initial rows are drawn block by block, so that they do not depend on who owns them.
+
+
+class MofiEntityHead(nn.Module):
+    """Cosine softmax with a margin over `num_entities` classes, of which each process owns a contiguous range.
+
+    A step costs what it samples, not what exists: rows are looked up sparsely, so an optimizer that understands
+    sparse gradients (`torch.optim.SparseAdam`) leaves rows that were not sampled, and their moments, bit-unchanged.
+    Keep the head out of data-parallel wrappers: each process updates the rows it owns and nobody else does.
+
+    Args:
+        num_entities: Number of classes C over all processes.
+        projection_dim: Size D of the embeddings.
+        scale: Inverse temperature of the softmax; 32 is our default.
+        margin: Subtracted from the cosine of the right entity; 0.15 is our default.
+        num_sampled_entities: Entities that each step draws besides those of its batch, or None for all.
+        seed: Of the initial rows and of the sampling; `sampling_step` is the other half of the latter.
+    """
+
+    def __init__(
+        self,
+        num_entities: int,
+        projection_dim: int,
+        *,
+        scale: float = 32.0,
+        margin: float = 0.15,
+        num_sampled_entities: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if num_sampled_entities is not None and num_sampled_entities < 1:
+            raise ValueError(f"num_sampled_entities is {num_sampled_entities}; it must be positive, or null for all.")
+        self.num_entities = num_entities
+        self.scale, self.margin, self.seed = scale, margin, seed
+        self.num_sampled_entities = num_sampled_entities
+        self.sampling_step = 0
+        self.first_row, self.end_row = own_rows(num_entities)
+        self.weight = nn.Parameter(torch.empty(self.end_row - self.first_row, projection_dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws every row at random; row i is the same for any number of processes."""
+        if self.weight.is_meta:
+            return
+        for block in range(self.first_row // ROWS_PER_BLOCK, -(-self.end_row // ROWS_PER_BLOCK)):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
+            rows = torch.randn(ROWS_PER_BLOCK, self.weight.shape[1], generator=generator)
+            first = block * ROWS_PER_BLOCK
+            start, end = max(first, self.first_row), min(first + ROWS_PER_BLOCK, self.end_row)
+            self.weight[start - self.first_row : end - self.first_row] = F.normalize(rows[start - first : end - first])
+
+    def forward(self, image_embeds: torch.Tensor, entity_labels: torch.Tensor) -> torch.Tensor:
+        """Computes this process's share of the entity loss.
+
+        Args:
+            image_embeds: Unit-length `[B, D]`.
+            entity_labels: `[B]`; a negative label leaves its row out.
+
+        Returns:
+            Scalar; its mean over processes is the mean over all labelled rows of the global batch.
+
+        Raises:
+            ValueError: If a label is not below `num_entities`.
+        """
+        entity_labels = entity_labels.view(-1)
+        self._check_labels(entity_labels)
+        first, num_own = first_own_row(len(entity_labels)), len(entity_labels)
+        all_embeds, all_labels = gather_rows(image_embeds.float()), gather_rows(entity_labels)  # [N, D], [N]
+        index, target_columns = self._select_rows(all_labels)
+        rows = F.normalize(F.embedding(index, self.weight, sparse=True), dim=-1)  # [S, D]
+        losses = margin_softmax_loss(
+            all_embeds, rows, target_columns, scale=self.scale, margin=self.margin, max_logits=MAX_LOGITS
+        )
+        is_labelled = (all_labels >= 0).float()
+        own = slice(first, first + num_own)
+        num_processes = dist.get_world_size() if is_distributed() else 1
+        return (losses * is_labelled)[own].sum() * num_processes / is_labelled.sum().clamp(min=1)
+
+    def _check_labels(self, entity_labels: torch.Tensor) -> None:
+        if entity_labels.numel() and entity_labels.max() >= self.num_entities:
+            raise ValueError(
+                f"entity_label {int(entity_labels.max())} is outside [0, {self.num_entities}). The data set and its "
+                "entities.parquet come from different builds; rebuild with --restart_from label_entities."
+            )
+
+    def _select_rows(self, all_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chooses own rows `[S]` for this step and the column of each target among them, -1 if it is another's."""
+        is_own = (all_labels >= self.first_row) & (all_labels < self.end_row)
+        local_labels = (all_labels - self.first_row).clamp(0, max(0, len(self.weight) - 1))
+        if self.num_sampled_entities is None or self.num_sampled_entities >= self.num_entities:
+            index = torch.arange(len(self.weight), device=self.weight.device)
+        else:
+            sampled = self.sampled_entities().to(self.weight.device)
+            sampled = sampled[(sampled >= self.first_row) & (sampled < self.end_row)] - self.first_row
+            index = torch.cat([sampled, local_labels[is_own]]).unique()  # Sorted.
+        columns = torch.searchsorted(index, local_labels)
+        return index, columns.where(is_own, -1)
+
+    def sampled_entities(self) -> torch.Tensor:
+        """Draws `num_sampled_entities` distinct entities, one from each of as many equal strata of all labels.
+
+        The draw is a function of `seed` and `sampling_step` alone; every process makes the same one.
+        """
+        count = self.num_sampled_entities
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.sampling_step)
+        edges = torch.arange(count + 1) * self.num_entities // count
+        offsets = torch.rand(count, generator=generator, dtype=torch.float64) * (edges[1:] - edges[:-1])
+        return edges[:-1] + offsets.long()
+
+    def memory_plan(self, *, batch_size: int) -> str:
+        """Says in one line what the head holds and what a step with N = `batch_size` global rows adds, in MB."""
+        num_rows, dim = self.weight.shape
+        num_processes = dist.get_world_size() if is_distributed() else 1
+        sampled = num_rows
+        if self.num_sampled_entities is not None:
+            sampled = min(num_rows, self.num_sampled_entities // num_processes + batch_size)
+        held = 3 * num_rows * dim * 4  # Rows and two moments.
+        step = 6 * sampled * dim * 4 + 2 * min(MAX_LOGITS, batch_size * sampled) * 4 + 3 * batch_size * dim * 4
+        return (
+            f"entity head: {self.num_entities:,} entities, {num_rows:,} rows x {dim} on this process; "
+            f"{held / 2**20:,.1f} MB rows and moments, {step / 2**20:,.1f} MB per step over {sampled:,} rows"
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_entities} entities, rows {self.first_row} to {self.end_row}, margin {self.margin}"
+
+
+def own_rows(num_entities: int) -> tuple[int, int]:
+    """First row of this process and the end of its range; the ranges of all processes tile `[0, num_entities)`."""
+    rank, size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    return num_entities * rank // size, num_entities * (rank + 1) // size
+
+
+def save_rows(folder: str | Path, tensors: dict[str, torch.Tensor], *, name: str = HEAD_NAME, num_rows: int) -> None:
+    """Writes this process's range of row-wise tensors `[rows, ...]` to one safetensors file, named by rank."""
+    rank, size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    file_name = f"{name}.safetensors" if size == 1 else f"{name}-{rank + 1:05d}-of-{size:05d}.safetensors"
+    first_row, end_row = own_rows(num_rows)
+    metadata = {"format": "pt", "first_row": str(first_row), "end_row": str(end_row), "num_rows": str(num_rows)}
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, Path(folder) / file_name, metadata=metadata)
+
+
+def row_files(folder: str | Path, name: str = HEAD_NAME) -> list[Path]:
+    """Lists the files of a row-wise save, of however many processes."""
+    single = Path(folder) / f"{name}.safetensors"
+    return [single] if single.is_file() else sorted(Path(folder).glob(f"{name}-?????-of-?????.safetensors"))
+
+
+def load_rows(folder: str | Path, *, name: str = HEAD_NAME, first_row: int, end_row: int) -> dict[str, torch.Tensor]:
+    """Reads rows `[first_row, end_row)` from a save by any number of processes, without reading the others.
+
+    Raises:
+        FileNotFoundError: If the folder has no such save.
+        ValueError: If its files do not hold every row asked for.
+    """
+    files = row_files(folder, name)
+    if not files:
+        raise FileNotFoundError(f"{folder} has no {name}.safetensors and no {name}-*-of-*.safetensors.")
+    parts: dict[str, list[torch.Tensor]] = {}
+    found = first_row
+    for path in files:
+        with safe_open(path, framework="pt") as rows:
+            metadata = rows.metadata() or {}
+            start = max(first_row, int(metadata.get("first_row", 0)))
+            end = min(end_row, int(metadata.get("end_row", end_row)))
+            if start >= end:
+                continue
+            if start != found:
+                break
+            offset, found = int(metadata.get("first_row", 0)), end
+            for key in rows.keys():  # noqa: SIM118 - safe_open is no mapping.
+                parts.setdefault(key, []).append(rows.get_slice(key)[start - offset : end - offset])
+    if found != end_row:
+        missing = json.dumps([found, end_row])
+        raise ValueError(f"{name} in {folder} lacks rows {missing}; a file of its {len(files)} is missing or partial.")
+    return {key: torch.cat(tensors) for key, tensors in parts.items()}

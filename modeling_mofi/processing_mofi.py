@@ -1,0 +1,37 @@
+"""MOFI's processor: images to pixels, texts to tokens, entities to texts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from .image_processing_mofi import MofiImageProcessor
+
+
+class MofiProcessor(ProcessorMixin):
+    """Joins a `MofiImageProcessor` and a tokenizer whose texts end with EOS and are padded on the right.
+
+    Args:
+        image_processor: Turns images into `pixel_values`.
+        tokenizer: Turns texts into `input_ids`, truncated to its `model_max_length` with EOS kept.
+    """
+
+    def __init__(self, image_processor: MofiImageProcessor | None = None, tokenizer: Any | None = None, **kwargs: Any):
+        if getattr(tokenizer, "padding_side", "right") != "right":
+            # Left padding shifts positions, which the text tower was never trained for.
+            tokenizer.padding_side = "right"
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    @staticmethod
+    def entity_text(name: str, description: str | None = None) -> str:
+        """Writes an entity as the text that the text tower reads: `name`, or `name, description`.
+
+        The template is ours; the paper's is not known.
+        """
+        return f"{name}, {description}" if description else name
+
+    def encode_entities(self, names: Sequence[str], descriptions: Sequence[str | None] | None = None, **kwargs: Any):
+        """Tokenizes entities, padded and truncated: `input_ids` and `attention_mask` of shape `[len(names), L]`."""
+        descriptions = descriptions if descriptions is not None else [None] * len(names)
+        texts = [self.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
+        return self.tokenizer(texts, **{"padding": True, "truncation": True, "return_tensors": "pt", **kwargs})

@@ -1,0 +1,194 @@
+"""Rows for training: found by position, drawn and augmented by position, so that a resumed run sees the same batches.
+
+A position is `epoch * number of rows + row`. Everything random about a sample is a function of (seed, position): not
+of the worker that loads it, nor of the number of processes at a fixed global batch.
+"""
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .augmentation_mofi import Augmentation, jitter_colors, random_view
+from .image_processing_mofi import to_rgb
+from .processing_mofi import MofiProcessor
+
+
+logger = logging.getLogger(__name__)
+
+TEXT_KINDS = ("alt_text", "name", "name_and_description")
+MAX_UNREADABLE_IN_A_ROW = 32
+
+
+class PositionSampler(torch.utils.data.Sampler):
+    """Yields the positions of an epoch in an order that depends on seed and epoch only."""
+
+    def __init__(self, num_rows: int, *, seed: int):
+        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        return iter((order + self.epoch * self.num_rows).tolist())
+
+
+class PositionDataset(torch.utils.data.Dataset):
+    """Maps a position to its row, with the image decoded.
+
+    An unreadable image is reported, counted and replaced by the next readable row.
+
+    Args:
+        rows: `datasets.Dataset` (or a sequence of dicts) whose column `image` is undecoded: `{"bytes", "path"}`.
+        image_size: Shorter side in pixels that training needs; larger JPEGs are decoded at a fraction of their size.
+        keep_decoded: Keeps every image in memory after its first use, shrunk to twice `image_size` at most.
+    """
+
+    def __init__(self, rows: Any, *, image_size: int, keep_decoded: bool = False):
+        self.rows, self.image_size = rows, image_size
+        self.decoded: dict[int, Image.Image] | None = {} if keep_decoded else None
+        self.num_unreadable = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        for attempt in range(MAX_UNREADABLE_IN_A_ROW):
+            index = (position + attempt) % len(self.rows)
+            row = self.rows[index]
+            try:
+                return {**row, "image": self._image(index, row["image"]), "position": position}
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                self.num_unreadable += 1
+                logger.warning(
+                    "image %s is unreadable (%s); the next row stands in", row.get("image_id", index), error
+                )
+        raise ValueError(
+            f"{MAX_UNREADABLE_IN_A_ROW} images in a row are unreadable, from row {position % len(self.rows)} on; "
+            "check that the image column holds encoded images."
+        )
+
+    def _image(self, index: int, encoded: Any) -> Image.Image:
+        if self.decoded is None:
+            return read_image(encoded, image_size=self.image_size)
+        if index not in self.decoded:
+            image = read_image(encoded, image_size=self.image_size)
+            factor = min(1.0, 2 * self.image_size / min(image.size))
+            size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+            self.decoded[index] = image if factor == 1.0 else image.resize(size, Image.Resampling.BOX)
+        return self.decoded[index]
+
+
+def read_image(encoded: Any, *, image_size: int | None = None) -> Image.Image:
+    """Decodes `{"bytes", "path"}`, bytes, a path or a PIL image into RGB.
+
+    Args:
+        image_size: Lets the JPEG decoder shrink to no less than twice this many pixels a side.
+
+    Raises:
+        OSError: If the image is missing, truncated or of no known format.
+        ValueError: If there is nothing to decode.
+    """
+    if isinstance(encoded, dict):
+        encoded = encoded.get("bytes") or encoded.get("path")
+    if encoded is None or encoded == b"":
+        raise ValueError("the image is empty")
+    if not isinstance(encoded, Image.Image):
+        encoded = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        if image_size is not None:
+            encoded.draft("RGB", (2 * image_size, 2 * image_size))
+    return to_rgb(encoded)
+
+
+class MofiDataCollator:
+    """Turns rows into a batch: one view of each image, one of its entities, one text.
+
+    Args:
+        processor: Its image processor's normalisation and its tokenizer.
+        image_size: Height and width of the views.
+        text_proportions: Share of `alt_text`, `name` and `name_and_description` among the texts; where a row lacks
+            one, its share goes to the others. None leaves texts out (the supervised recipe).
+        entities: Columns `name` and `description` by entity_label, or None for data without entities.
+
+    Example:
+
+    ```python
+    >>> collator = MofiDataCollator(processor, image_size=(48, 48), text_proportions={"alt_text": 1.0})
+    >>> batch = collator([{"image": image, "alt_text": "Flag of Peru", "entity_labels": [7], "position": 0}])
+    >>> {name: tuple(values.shape) for name, values in batch.items()}
+    {'pixel_values': (1, 3, 48, 48), 'entity_labels': (1,), 'input_ids': (1, 5), 'attention_mask': (1, 5)}
+    ```
+    """
+
+    def __init__(
+        self,
+        processor: MofiProcessor,
+        *,
+        image_size: tuple[int, int],
+        text_proportions: dict[str, float] | None,
+        entities: dict[str, Sequence[str]] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.processor, self.image_size, self.seed = processor, image_size, seed
+        self.text_proportions = check_text_proportions(text_proportions)
+        self.entities = entities
+        self.augmentation = augmentation or Augmentation()
+        mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
+        batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
+        labels = [self._draw_label(row, generator) for row, generator in zip(rows, generators, strict=True)]
+        if self.entities is not None:
+            batch["entity_labels"] = torch.tensor(labels)
+        if self.text_proportions is not None:
+            drawn = zip(rows, labels, generators, strict=True)
+            texts = [self._draw_text(row, label, generator) for row, label, generator in drawn]
+            batch |= self.processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return batch
+
+    def _pixel_values(self, images: list[Image.Image], generators: list[np.random.Generator]) -> torch.Tensor:
+        views = [
+            random_view(image, self.augmentation, size=self.image_size, generator=generator)
+            for image, generator in zip(images, generators, strict=True)
+        ]
+        pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
+        return (jitter_colors(pixels, self.augmentation, generators) - self.mean) / self.std
+
+    def _draw_label(self, row: dict[str, Any], generator: np.random.Generator) -> int:
+        labels = row.get("entity_labels")
+        return int(labels[generator.integers(len(labels))]) if labels else -1
+
+    def _draw_text(self, row: dict[str, Any], label: int, generator: np.random.Generator) -> str:
+        texts = {"alt_text": row.get("alt_text")}
+        if label >= 0 and self.entities is not None:
+            name, description = self.entities["name"][label], self.entities["description"][label]
+            texts["name"] = name
+            texts["name_and_description"] = self.processor.entity_text(name, description)
+        kinds = [kind for kind, share in self.text_proportions.items() if share > 0 and texts.get(kind)]
+        if not kinds:
+            return next((text for text in texts.values() if text), "")
+        shares = np.array([self.text_proportions[kind] for kind in kinds])
+        return texts[kinds[generator.choice(len(kinds), p=shares / shares.sum())]]
+
+
+def check_text_proportions(proportions: dict[str, float] | None) -> dict[str, float] | None:
+    """Refuses kinds of text that do not exist, negative shares, and shares that are all zero."""
+    if proportions is None:
+        return None
+    unknown = set(proportions) - set(TEXT_KINDS)
+    if unknown or any(share < 0 for share in proportions.values()) or not sum(proportions.values()):
+        raise ValueError(
+            f"text_proportions is {proportions}; it must give {', '.join(TEXT_KINDS)} shares of 0 or more, not all 0."
+        )
+    return {kind: float(share) for kind, share in proportions.items()}

@@ -1,0 +1,292 @@
+"""Trains MOFI: supervised by entities, by contrast with texts, or both (multi-task, which is MOFI).
+
+    accelerate launch train.py configs/train_sample.yaml --output_dir runs/sample/mofi --learning_rate 5e-4
+
+The recipe is a YAML file; every key of it is also a flag, and flags win. Started again with the same output_dir, it
+goes on from the last complete checkpoint, or says that everything is done.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from transformers import AutoProcessor, AutoTokenizer
+
+from modeling_mofi import MofiConfig, MofiForPreTraining, MofiImageProcessor, MofiProcessor
+from modeling_mofi.augmentation_mofi import Augmentation
+from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
+from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.trainer_mofi import MofiTrainer, MofiTrainingArguments, parse_json_field
+from modeling_mofi.training_data_mofi import MofiDataCollator, PositionDataset
+
+
+logger = logging.getLogger("train")
+
+NUM_CHECKED_ROWS = 10_000
+# Keys that may change between the start of a run and its continuation.
+VOLATILE_KEYS = ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint", "report_to", "run_name")
+VOLATILE_PREFIXES = ("logging", "save", "hub", "push", "dataloader_num", "disable", "log_", "project", "trackio")
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from: a checkpoint, or the sizes of new towers."""
+
+    init_from: str | None = field(default=None, metadata={"help": "MOFI or CLIP checkpoint to start from."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the one of init_from."})
+    vision_config: str = field(default="{}", metadata={"help": "CLIPVisionConfig fields, as JSON."})
+    text_config: str = field(default="{}", metadata={"help": "CLIPTextConfig fields, as JSON."})
+    projection_dim: int = field(default=512, metadata={"help": "Size of the embeddings."})
+    image_processor: str = field(
+        default="{}", metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
+    )
+    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa or flash_attention_2."})
+
+    def __post_init__(self) -> None:
+        for name in ("vision_config", "text_config", "image_processor"):
+            setattr(self, name, parse_json_field(name, getattr(self, name)))
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    dataset: str = field(metadata={"help": "I2E folder, Parquet file(s) or glob, or data set id on the Hub."})
+    split: str = field(default="train", metadata={"help": "Split to train on."})
+    image_column: str = field(default="image", metadata={"help": "Column of encoded images."})
+    alt_text_column: str = field(default="alt_text", metadata={"help": "Column of texts beside the images."})
+    entities: str | None = field(
+        default=None, metadata={"help": "entities.parquet; null for the data set's own, if it has one."}
+    )
+    keep_decoded: bool = field(default=False, metadata={"help": "Keep decoded images in memory (small sets only)."})
+
+
+def main() -> None:
+    model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, MofiTrainingArguments))
+    set_up_logging(args)
+    check_continuation(args, {**vars(model_args), **vars(data_args), **args.to_dict()})
+    if (Path(args.output_dir) / "train_results.json").is_file():
+        logger.info("%s is trained already; remove the folder to train again", args.output_dir)
+        return
+    entities_path = find_entities(data_args)
+    rows = load_rows(data_args, args)
+    entities = load_entities(entities_path, rows, args)
+    processor = load_processor(model_args)
+    model = build_model(model_args, processor, args, num_entities=len(entities) if entities else 0)
+    trainer = build_trainer(model, processor, rows, entities, entities_path, data_args, args)
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or find_checkpoint(args))
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", result.metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def set_up_logging(args: MofiTrainingArguments) -> None:
+    logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING, format="%(message)s")
+    transformers.utils.logging.set_verbosity_warning()
+    for noisy in ("httpx", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    transformers.set_seed(args.seed)
+
+
+def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> None:
+    """Notes the recipe in output_dir, and refuses to go on there with another one.
+
+    Raises:
+        ValueError: If output_dir holds a run whose recipe differs.
+    """
+    recipe = {
+        key: value
+        for key, value in json.loads(json.dumps(recipe, default=str)).items()
+        if key not in VOLATILE_KEYS and not key.startswith(VOLATILE_PREFIXES)
+    }
+    path = Path(args.output_dir) / "recipe.json"
+    noted = read_json(path)
+    changed = {key for key in recipe if noted is not None and noted.get(key) != recipe[key]}
+    if changed:
+        changes = "; ".join(f"{key} was {noted.get(key)!r}, is {recipe[key]!r}" for key in sorted(changed))
+        raise ValueError(f"{args.output_dir} holds a run of another recipe ({changes}). Choose another output_dir.")
+    if args.should_save:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(recipe, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def find_checkpoint(args: MofiTrainingArguments) -> str | None:
+    checkpoint = last_complete_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    return str(checkpoint) if checkpoint is not None else None
+
+
+def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> datasets.Dataset:
+    """Opens the data set with undecoded images and only the columns that training reads.
+
+    Raises:
+        ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
+    """
+    name = data_args.dataset
+    if name.endswith(".parquet"):
+        rows = datasets.load_dataset("parquet", data_files=name, split="train")
+    elif Path(name).exists() or "/" in name:
+        rows = datasets.load_dataset(name, split=data_args.split)
+    else:
+        raise ValueError(f"dataset {name!r} is no folder, no .parquet file and no Hub id such as user/name.")
+    wanted = {data_args.image_column: "image"}
+    if args.recipe != "supervised":
+        wanted[data_args.alt_text_column] = "alt_text"
+    for column in wanted:
+        if column not in rows.column_names:
+            raise ValueError(f"{name} has no column {column!r}; its columns are {', '.join(rows.column_names)}.")
+    optional = [column for column in ("image_id", "entities", "entity_labels") if column in rows.column_names]
+    rows = rows.select_columns([*wanted, *optional]).rename_columns(
+        {column: key for column, key in wanted.items() if column != key}
+    )
+    num_rows, batch_size = len(rows), args.train_batch_size * args.world_size
+    if num_rows < batch_size:
+        raise ValueError(
+            f"{name} has {num_rows} rows, fewer than a global batch of {batch_size} ({args.train_batch_size} on each "
+            f"of {args.world_size} processes). Lower per_device_train_batch_size."
+        )
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def find_entities(data_args: DataArguments) -> str | None:
+    """Path of entities.parquet: the given one, the data set's own, or None if there is none."""
+    if data_args.entities is not None:
+        if not Path(data_args.entities).is_file():
+            raise ValueError(f"entities {data_args.entities} does not exist.")
+        return data_args.entities
+    if data_args.dataset.endswith(".parquet"):
+        return None
+    if Path(data_args.dataset).is_dir():
+        path = Path(data_args.dataset) / "entities.parquet"
+        return str(path) if path.is_file() else None
+    try:
+        return hf_hub_download(data_args.dataset, "entities.parquet", repo_type="dataset")
+    except Exception as error:  # noqa: BLE001 - whatever the Hub answers, the user decides.
+        logger.warning("no entities.parquet from %s (%s)", data_args.dataset, error)
+        return None
+
+
+def load_entities(
+    path: str | None, rows: datasets.Dataset, args: MofiTrainingArguments
+) -> dict[str, list[Any]] | None:
+    """Reads entity_id, name and description by entity_label, and checks that the rows speak of the same entities.
+
+    Raises:
+        ValueError: If the recipe needs entities and there are none, or if they belong to another build.
+    """
+    if path is None or "entity_labels" not in rows.column_names:
+        if args.recipe != "contrastive":
+            raise ValueError(
+                f"The recipe {args.recipe} needs entities, but the data set has no entities.parquet or no column "
+                "entity_labels. Build it with data_scripts.build_i2e, or set --recipe contrastive."
+            )
+        return None
+    table = datasets.Dataset.from_parquet(path)
+    entities = {name: table[name][:] for name in ("entity_id", "name", "description")}
+    checked = rows.select(range(min(len(rows), NUM_CHECKED_ROWS))).select_columns(["entities", "entity_labels"])
+    for index, row in enumerate(checked):
+        for entity, label in zip(row["entities"], row["entity_labels"], strict=True):
+            expected = entities["entity_id"][label] if 0 <= label < len(table) else "none"
+            if entity["entity_id"] != expected:
+                raise ValueError(
+                    f"Row {index} has {entity['entity_id']} as entity_label {label}, but in {path} that label is "
+                    f"{expected}. The data set and entities.parquet come from different builds; rebuild with "
+                    "--restart_from label_entities."
+                )
+    return entities
+
+
+def load_processor(model_args: ModelArguments) -> MofiProcessor:
+    """Takes the processor of init_from, or joins a tokenizer with a new image processor."""
+    if model_args.init_from is not None and model_args.tokenizer_name is None and not model_args.image_processor:
+        return AutoProcessor.from_pretrained(model_args.init_from)
+    tokenizer_name = model_args.tokenizer_name or model_args.init_from
+    if tokenizer_name is None:
+        raise ValueError("The recipe has neither tokenizer_name nor init_from; one must say which tokenizer to use.")
+    return MofiProcessor(
+        MofiImageProcessor(**model_args.image_processor), AutoTokenizer.from_pretrained(tokenizer_name)
+    )
+
+
+def build_model(
+    model_args: ModelArguments, processor: MofiProcessor, args: MofiTrainingArguments, *, num_entities: int
+) -> MofiForPreTraining:
+    """Loads or makes the towers, with an entity head unless the recipe is contrastive."""
+    num_entities = 0 if args.recipe == "contrastive" else num_entities
+    head_settings = {
+        "scale": args.entity_scale,
+        "margin": args.entity_margin,
+        "num_sampled_entities": args.num_sampled_entities,
+        "seed": args.seed,
+    }
+    if model_args.init_from is not None:
+        config = MofiConfig.from_pretrained(model_args.init_from, num_entities=num_entities)
+        return MofiForPreTraining.from_pretrained(
+            model_args.init_from,
+            config=config,
+            attn_implementation=model_args.attn_implementation,
+            dtype=torch.float32,
+            **head_settings,
+        )
+    tokenizer = processor.tokenizer
+    text_config = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        **model_args.text_config,
+    }
+    config = MofiConfig(
+        vision_config=model_args.vision_config,
+        text_config=text_config,
+        projection_dim=model_args.projection_dim,
+        num_entities=num_entities,
+    )
+    config._attn_implementation = model_args.attn_implementation
+    return MofiForPreTraining(config, **head_settings)
+
+
+def build_trainer(
+    model: MofiForPreTraining,
+    processor: MofiProcessor,
+    rows: datasets.Dataset,
+    entities: dict[str, list[Any]] | None,
+    entities_path: str | None,
+    data_args: DataArguments,
+    args: MofiTrainingArguments,
+) -> MofiTrainer:
+    image_size = model.config.vision_config.image_size
+    unknown = set(args.augmentation) - {field.name for field in fields(Augmentation)}
+    if unknown:
+        raise ValueError(f"augmentation has the unknown settings {', '.join(sorted(unknown))}.")
+    collator = MofiDataCollator(
+        processor,
+        image_size=(image_size, image_size),
+        text_proportions=None if args.recipe == "supervised" else args.text_proportions,
+        entities=entities,
+        augmentation=Augmentation(**args.augmentation),
+        seed=args.seed,
+    )
+    columns = [column for column in rows.column_names if column != "entities"]
+    return MofiTrainer(
+        model,
+        args=args,
+        train_dataset=PositionDataset(
+            rows.select_columns(columns), image_size=image_size, keep_decoded=data_args.keep_decoded
+        ),
+        data_collator=collator,
+        processing_class=processor,
+        entities_path=entities_path if entities else None,
+    )
+
+
+if __name__ == "__main__":
+    main()
