@@ -94,12 +94,14 @@ def jitter_colors(
     is_gray = np.array([generator.random() < augmentation.gray_probability for generator in generators])
     factors[is_gray, 2] = 0.0
     if (factors != 1).any():
-        brightness, contrast, saturation = torch.from_numpy(factors).float().t()[..., None, None, None]
-        pixels = pixels * brightness
-        gray = (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        pixels = gray + (pixels - gray) * saturation
-        mean = gray.mean(dim=(2, 3), keepdim=True)
-        pixels = (mean + (pixels - mean) * contrast).clamp_(0, 1)
+        brightness, contrast, saturation = torch.from_numpy(factors).float().t()[..., None, None]  # 3 x [B, 1, 1]
+        # All three are one affine map of each pixel, so the images are read and written once.
+        luma = torch.tensor(LUMA)
+        matrix = saturation * torch.eye(3) + (1 - saturation) * luma  # [B, 3, 3]
+        mean = (pixels.mean(dim=(2, 3)) @ luma)[:, None, None]
+        shift = (brightness * (1 - contrast) * mean).expand(-1, 3, 1)
+        flat = torch.baddbmm(shift, brightness * contrast * matrix, pixels.flatten(2))
+        pixels = flat.clamp_(0, 1).view_as(pixels)
     for index, generator in enumerate(generators):
         if generator.random() < augmentation.erase_probability:
             erase_rectangle(pixels[index], generator)
