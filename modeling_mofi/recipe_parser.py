@@ -1,4 +1,4 @@
-"""Reads a recipe: one YAML file whose values are flags, and flags that override it."""
+"""Reads a recipe: YAML files whose values are flags, the later ones winning, and flags that override them all."""
 
 import difflib
 import json
@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 def parse_recipe(
     dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None, *, description: str | None = None
 ) -> tuple[Any, ...]:
-    """Fills dataclasses from `[RECIPE.yaml] [--key value ...]`; a flag wins over the recipe, the recipe over defaults.
+    """Fills dataclasses from `[RECIPE.yaml ...] [--key value ...]`: flags win over recipes, later recipes over earlier.
 
     Every value of the recipe goes through argparse as a flag would, so `1e-3`, which YAML takes for a string, becomes
     a float, and a wrong type is refused with the name of its key.
@@ -31,10 +31,11 @@ def parse_recipe(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(
-        dataclass_types, description=description, usage="%(prog)s [RECIPE.yaml] [--key value ...]", allow_abbrev=False
+        dataclass_types, description=description, usage="%(prog)s [RECIPE.yaml ...] [--key value ...]", allow_abbrev=False
     )
-    recipe_path = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    recipe = read_recipe(recipe_path, parser) if recipe_path else {}
+    recipe: dict[str, Any] = {}
+    while argv and not argv[0].startswith("-"):
+        recipe |= read_recipe(argv.pop(0), parser)
     parser.set_defaults(**{key: None for key, value in recipe.items() if value is None})
     namespace = parser.parse_args([*recipe_as_flags(recipe), *argv])
     values = vars(namespace)
