@@ -33,12 +33,13 @@ NEEDS_LABELS = {"retrieval"}
 class EvaluationArguments:
     """Which models, how they run and where the results go; the data are in `Benchmark`."""
 
-    model: list[str] = field(default_factory=list, metadata={"help": "[NAME=]folder or Hub id; 'pixels': the floor."})
+    model: list[str] = field(
+        default_factory=list, metadata={"help": "[NAME=]folder or id[@revision]; 'pixels' is a floor."}
+    )
     benchmarks: str | None = field(default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."})
     output: str | None = field(default=None, metadata={"help": "JSON file; a Markdown table is written beside it."})
     figure: str | None = field(default=None, metadata={"help": "PNG of queries and what each model finds."})
     figure_queries: int = field(default=8, metadata={"help": "Rows of the figure."})
-    revision: str | None = field(default=None, metadata={"help": "Commit or branch of the models on the Hub."})
     preprocessing: str = field(default="model", metadata={"help": "'model', or 'release' for Apple's transform."})
     pooling: str = field(default="auto", metadata={"help": "Without a projection: 'auto', 'cls' or 'mean'."})
     dtype: str = field(default="auto", metadata={"help": "'auto' is bfloat16 on a GPU, float32 on a CPU."})
@@ -91,7 +92,6 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
     for model, path in model_names(args.model).items():
         encoder = load_encoder(
             path,
-            revision=args.revision,
             preprocessing=args.preprocessing,
             pooling=args.pooling,
             dtype=args.dtype,

@@ -25,8 +25,8 @@ class Benchmark:
     gallery_split: str | None = None
     label_column: str | None = field(default=None, metadata={"help": "Column with the class of an image."})
     caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
-    image_column: str = "image"
-    id_column: str = field(default="image_id", metadata={"help": "Without it, file name or row number identify rows."})
+    image_column: str | None = field(default=None, metadata={"help": "By default 'image', else the only one."})
+    id_column: str | None = field(default=None, metadata={"help": "By default image_id, file name or row number."})
     limit: int | None = field(default=None, metadata={"help": "Only the first rows."})
     keep_query: bool = field(default=False, metadata={"help": "Whether a query may find itself, as in GPR1200."})
 

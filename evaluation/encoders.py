@@ -1,6 +1,7 @@
 """Loads image encoders by name or path: MOFI, CLIP, SigLIP, DINOv2, timm, and raw pixels as the floor."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,11 @@ import modeling_mofi  # Registers MOFI with the Auto classes.
 
 # SigLIP's text towers were trained on padded texts and read the padding.
 TEXT_PADDING = {"siglip": "max_length", "siglip2": "max_length"}
+SETTINGS = {
+    "preprocessing": ("model", "release"),
+    "pooling": ("auto", "cls", "mean"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+}
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
 
 
@@ -23,9 +29,8 @@ class Encoder(Protocol):
     name: str
     key: dict[str, Any]  # All that decides the features of an image; the cache is keyed by it.
     device: torch.device
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Turns an RGB image into the tensor that `embed_images` stacks."""
+    prepare: Callable[[Image.Image], torch.Tensor]  # RGB image to a row of `embed_images`; without the model.
+    has_text_tower: bool
 
     def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """fp32 features of shape (B, D), not normalised."""
@@ -37,7 +42,6 @@ class Encoder(Protocol):
 def load_encoder(
     model: str,
     *,
-    revision: str | None = None,
     preprocessing: str = "model",
     pooling: str = "auto",
     dtype: str = "auto",
@@ -46,7 +50,7 @@ def load_encoder(
     """Loads an encoder.
 
     Args:
-        model: `pixels`, a folder or a Hub id (timm models by their `timm/...` ids).
+        model: `pixels`, a folder or `id[@revision]` on the Hub (timm models by their `timm/...` ids).
         preprocessing: `model` for the model's own processor, `release` for the transform of Apple's release.
         pooling: For models without a projection: `auto` (the model's pooled output, else its first token), `cls`,
             `mean` (over all tokens).
@@ -54,33 +58,43 @@ def load_encoder(
 
     Raises:
         OSError: If there is no such model.
+        ValueError: If a setting is unknown.
     """
+    check_settings(preprocessing=preprocessing, pooling=pooling, dtype=dtype)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if model == "pixels":
         return PixelEncoder(device=device)
+    name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
+    revision = revision or None
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     try:
-        loaded = AutoModel.from_pretrained(model, revision=revision, dtype=getattr(torch, dtype))
+        loaded = AutoModel.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
     except OSError as error:
         raise OSError(f"{model} is neither a folder with a model nor reachable on the Hub: {error}") from error
     loaded = loaded.to(device).eval()
-    processor = load_image_processor(model, loaded, revision=revision, preprocessing=preprocessing)
+    processor = load_image_processor(name, loaded, revision=revision, preprocessing=preprocessing)
     key = {
-        "weights": fingerprint_weights(model, loaded),
+        "weights": fingerprint_weights(name, loaded),
         "preprocessing": processor.to_dict(),
         "pooling": pooling,
         "dtype": dtype,
     }
-    return TransformersEncoder(model, loaded, processor, key=key, pooling=pooling, revision=revision)
+    return TransformersEncoder(name, loaded, PreparedBy(processor), key=key, pooling=pooling, revision=revision)
+
+
+def check_settings(**settings: str) -> None:
+    """Refuses an unknown setting before a model is loaded."""
+    for name, value in settings.items():
+        if value not in SETTINGS[name]:
+            *others, last = map(repr, SETTINGS[name])
+            raise ValueError(f"{name} is {value!r}; it must be {', '.join(others)} or {last}.")
 
 
 def load_image_processor(model: str, loaded: Any, *, revision: str | None, preprocessing: str) -> Any:
     """The model's own image processor, or the release's at the model's image size."""
     if preprocessing == "model":
         return AutoImageProcessor.from_pretrained(model, revision=revision)
-    if preprocessing != "release":
-        raise ValueError(f"preprocessing is {preprocessing!r}; it must be 'model' or 'release'.")
     config = getattr(loaded.config, "vision_config", loaded.config)
     size = config.image_size
     return modeling_mofi.MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
@@ -100,18 +114,26 @@ def fingerprint_weights(model: str, loaded: Any) -> str:
 
 
 @dataclass
+class PreparedBy:
+    """Prepares an image with an image processor; worker processes get it without the model."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+@dataclass
 class TransformersEncoder:
     """A model of transformers with its image processor and, if it has a text tower, its tokenizer."""
 
     name: str
     model: Any
-    processor: Any
+    prepare: "PreparedBy"
     key: dict[str, Any]
     pooling: str = "auto"
     revision: str | None = None
-
-    def __post_init__(self) -> None:
-        self.tokenizer = None
+    tokenizer: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -120,9 +142,6 @@ class TransformersEncoder:
     @property
     def has_text_tower(self) -> bool:
         return hasattr(self.model, "get_text_features")
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
     @torch.inference_mode()
     def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from modeling_mofi.image_processing_mofi import to_rgb
 
 logger = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+ID_COLUMNS = ("image_id", "__key__")  # Ours, and WebDataset's.
 MAX_PIXELS = 128 * 2**20  # Checked in the header, before a decompression bomb can unfold.
 
 
@@ -55,7 +57,12 @@ class LabelledImages:
 
     def read(self, row: int) -> tuple[Image.Image, int]:
         """The upright RGB image of a row and a 63-bit hash of its file; raises UnreadableImage."""
-        return read_image(self.rows[row][self.image_column])
+        return read_image(self.pictures[row][self.image_column])
+
+    @cached_property
+    def pictures(self) -> datasets.Dataset:
+        """Only the column of images: reading a row then reads nothing else."""
+        return self.rows.select_columns([self.image_column])
 
     def column(self, name: str) -> list[Any]:
         """All values of a column."""
@@ -67,8 +74,8 @@ def open_images(
     data: str,
     *,
     label_column: str | None = None,
-    image_column: str = "image",
-    id_column: str = "image_id",
+    image_column: str | None = None,
+    id_column: str | None = None,
     split: str | None = None,
     limit: int | None = None,
 ) -> LabelledImages:
@@ -78,7 +85,8 @@ def open_images(
         data: A Parquet file or pattern, a folder of images or of Parquet files, a folder written by `save_to_disk`, or
             an id on the Hub (`name`, `owner/name`, with `:config` where the data set has several).
         label_column: Rows without a label (null) are left out and logged. None asks for no labels.
-        id_column: If the data set has no such column, the file name, else the row number, identifies a row.
+        image_column: By default `image`, else the only column of images.
+        id_column: By default `image_id` or WebDataset's `__key__`; else file name or row number identify a row.
         split: Needed where the data set has several.
         limit: Keep the first rows only.
 
@@ -87,7 +95,7 @@ def open_images(
         ValueError: If a column or split is missing (the message lists those that exist) or no row is left.
     """
     rows = open_rows(data, split)
-    check_column(rows, image_column, data)
+    image_column = find_image_column(rows, image_column, data)
     if label_column is not None:
         check_column(rows, label_column, data)
         rows = drop_unlabelled(rows, label_column, data)
@@ -101,7 +109,7 @@ def open_images(
         name=data,
         rows=rows,
         image_column=image_column,
-        row_ids=read_row_ids(rows, id_column=id_column, image_column=image_column),
+        row_ids=read_row_ids(rows, id_column=id_column, image_column=image_column, data=data),
         labels=labels,
         label_names=names,
         fingerprint=rows._fingerprint,
@@ -153,6 +161,15 @@ def open_hub_rows(data: str) -> datasets.DatasetDict:
         raise FileNotFoundError(f"{data} is neither here nor reachable as a data set on the Hub: {error}") from error
 
 
+def find_image_column(rows: datasets.Dataset, image_column: str | None, data: str) -> str:
+    """The column that was asked for, else `image`, else the only column of images."""
+    if image_column is None and "image" not in rows.column_names:
+        columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+        image_column = columns[0] if len(columns) == 1 else None
+    check_column(rows, image_column or "image", data)
+    return image_column or "image"
+
+
 def check_column(rows: datasets.Dataset, column: str, data: str) -> None:
     """Raises a ValueError that lists the columns there are."""
     if column not in rows.column_names:
@@ -182,9 +199,13 @@ def read_labels(rows: datasets.Dataset, label_column: str) -> tuple[list[Any], d
     return labels, dict(enumerate(names))
 
 
-def read_row_ids(rows: datasets.Dataset, *, id_column: str, image_column: str) -> list[str]:
+def read_row_ids(rows: datasets.Dataset, *, id_column: str | None, image_column: str, data: str) -> list[str]:
     """One distinct string per row: the id column, else the file name, else the row number."""
-    if id_column in rows.column_names:
+    if id_column is None:
+        id_column = next((name for name in ID_COLUMNS if name in rows.column_names), None)
+    else:
+        check_column(rows, id_column, data)
+    if id_column is not None:
         row_ids = [str(value) for value in rows[id_column]]
     else:
         paths = rows.select_columns([image_column]).flatten()[f"{image_column}.path"]  # No bytes are read.

@@ -1,0 +1,133 @@
+import io
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluation.labelled_images import UnreadableImage, open_images, read_image
+from tests.evaluation.conftest import COLORS, picture
+
+
+def test_a_parquet_file_gives_labels_and_row_ids(colors_file):
+    images = open_images(colors_file, label_column="color")
+    assert images.labels[:5] == ["red"] * 4 + ["green"]
+    assert images.row_ids[:2] == ["red-0", "red-1"]
+    assert images.read(0)[0].size == (20, 16)
+
+
+def test_a_folder_of_images_is_labelled_by_its_subfolders(tmp_path):
+    for name in ("green", "red"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / f"{name}.png").write_bytes(picture(COLORS[name]))
+    images = open_images(str(tmp_path / "photos"), label_column="label")
+    assert images.labels == [0, 1]
+    assert images.label_names == {0: "green", 1: "red"}
+    assert images.row_ids == ["green.png", "red.png"]
+
+
+def test_a_saved_data_set_opens(colors_file, tmp_path):
+    open_images(colors_file).rows.save_to_disk(tmp_path / "saved")
+    assert len(open_images(str(tmp_path / "saved"), label_column="number")) == 12
+
+
+def test_several_splits_need_a_choice(colors_file, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.parquet").write_bytes(Path(colors_file).read_bytes())
+    with pytest.raises(ValueError, match="splits train, test; choose one with --split"):
+        open_images(str(folder))
+    assert len(open_images(str(folder), split="test")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_column": "colour"}, r"no column 'colour'; it has image, image_id, .*Did you mean 'color'\?"),
+        ({"image_column": "picture"}, "no column 'picture'; it has image, image_id"),
+        ({"label_column": "image"}, "holds a dict; a label must be a string or an int"),
+    ],
+)
+def test_a_wrong_column_is_refused_with_those_there_are(colors_file, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        open_images(colors_file, **arguments)
+
+
+@pytest.mark.parametrize("data", ["missing.parquet", "some/long/path", "./missing"])
+def test_a_missing_file_is_named(data):
+    with pytest.raises(FileNotFoundError, match=f"{data} does not exist"):
+        open_images(data)
+
+
+def test_an_unreachable_data_set_is_named():
+    with pytest.raises(FileNotFoundError, match="owner/data is neither here nor reachable"):
+        open_images("owner/data")
+
+
+def test_an_empty_file_is_refused(write_rows):
+    with pytest.raises(ValueError, match="has no rows to evaluate"):
+        open_images(write_rows(image=[], color=[]))
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"not Parquet, but long enough")
+    with pytest.raises(ValueError, match="broken.parquet is not a whole Parquet file"):
+        open_images(str(tmp_path / "broken.parquet"))
+
+
+def test_rows_without_a_label_are_left_out_and_counted(write_rows, caplog):
+    data = write_rows(image=[picture(COLORS["red"])] * 3, color=["red", None, "red"], image_id=["a", "b", "c"])
+    with caplog.at_level(logging.WARNING):
+        images = open_images(data, label_column="color")
+    assert images.row_ids == ["a", "c"]
+    assert "1 of 3 rows have no color" in caplog.text
+
+
+def test_only_null_labels_are_an_empty_data_set(write_rows):
+    data = write_rows(image=[picture(COLORS["red"])] * 2, color=[None, None])
+    with pytest.raises(ValueError, match="no rows to evaluate with a 'color'"):
+        open_images(data, label_column="color")
+
+
+def test_repeated_row_ids_are_told_apart(write_rows, caplog):
+    data = write_rows(image=[picture(COLORS["red"])] * 3, image_id=["a", "a", "b"])
+    assert open_images(data).row_ids == ["a#0", "a#1", "b"]
+    assert "1 row ids occur more than once" in caplog.text
+
+
+def test_an_edited_file_has_another_fingerprint(write_rows):
+    red = open_images(write_rows(image=[picture(COLORS["red"])]))
+    blue = open_images(write_rows(image=[picture(COLORS["blue"])]))
+    assert red.fingerprint != blue.fingerprint
+
+
+def test_a_data_set_opened_twice_has_one_fingerprint(colors_file):
+    assert open_images(colors_file).fingerprint == open_images(colors_file).fingerprint
+
+
+def test_the_only_column_of_images_is_found(colors_file, tmp_path):
+    open_images(colors_file).rows.rename_column("image", "webp").save_to_disk(tmp_path / "saved")
+    assert open_images(str(tmp_path / "saved")).image_column == "webp"
+
+
+def test_a_limit_keeps_the_first_rows(colors_file):
+    assert open_images(colors_file, limit=3).row_ids == ["red-0", "red-1", "red-2"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html></html>", picture(COLORS["red"])[:60]])
+def test_a_broken_image_gives_its_reason(content):
+    with pytest.raises(UnreadableImage, match="Error"):
+        read_image({"bytes": content, "path": None})
+
+
+def test_an_absent_image_gives_its_reason():
+    with pytest.raises(UnreadableImage, match="holds no image"):
+        read_image({"bytes": None, "path": None})
+
+
+def test_an_enormous_image_is_refused_by_its_header():
+    header = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(header, "PNG")
+    with pytest.raises(UnreadableImage, match="pixels"):
+        read_image({"bytes": header.getvalue(), "path": None})
