@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 def parse_recipe(
     dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None, *, description: str | None = None
 ) -> tuple[Any, ...]:
-    """Fills dataclasses from `[RECIPE.yaml ...] [--key value ...]`: flags win over recipes, later recipes over earlier.
+    """Fills dataclasses from `[RECIPE.yaml ...] [--key value ...]`; what comes later wins.
 
     Every value of the recipe goes through argparse as a flag would, so `1e-3`, which YAML takes for a string, becomes
     a float, and a wrong type is refused with the name of its key.
@@ -31,7 +31,10 @@ def parse_recipe(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(
-        dataclass_types, description=description, usage="%(prog)s [RECIPE.yaml ...] [--key value ...]", allow_abbrev=False
+        dataclass_types,
+        description=description,
+        usage="%(prog)s [RECIPE.yaml ...] [--key value ...]",
+        allow_abbrev=False,
     )
     recipe: dict[str, Any] = {}
     while argv and not argv[0].startswith("-"):
