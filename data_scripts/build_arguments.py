@@ -1,0 +1,184 @@
+"""The settings of a build, in the order the data meets them, and which stage each belongs to."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+DISAMBIGUATIONS = ("text", "image", "both")
+STAGES = ("link_entities", "score_entities", "filter_entities", "label_entities")
+
+
+@dataclass
+class SourceArguments:
+    """Where the pairs come from. Only the named columns are read."""
+
+    pairs: str = field(metadata={"help": "File, folder, pattern with `*`, or id of a data set on the Hub."})
+    image_column: str = field(default="image", metadata={"help": "Bytes, {bytes, path}, or a path (not a URL)."})
+    alt_text_column: str = field(default="alt_text", metadata={"help": "The text beside the image."})
+    image_id_column: str | None = field(default=None, metadata={"help": "Without it, ids are made from positions."})
+    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns passed through to the data set."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})
+    max_text_length: int = field(default=4096, metadata={"help": "Characters; longer texts are cut."})
+    rows_per_shard: int = field(default=10_000, metadata={"help": "Most rows of a shard; a tar is one shard."})
+    hub_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
+    hub_split: str = field(default="train", metadata={"help": "Split of a data set on the Hub."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
+    streaming: bool = field(default=False, metadata={"help": "Read a data set on the Hub without downloading it."})
+
+
+@dataclass
+class LinkArguments:
+    """From alt-text to candidates; the text phase."""
+
+    knowledge_base: str = field(metadata={"help": "Folder of `build_knowledge_base`, or a JSONL file to build from."})
+    language: str = field(default="en", metadata={"help": "Language of function words."})
+    spacy_model: str | None = field(default=None, metadata={"help": "spaCy pipeline with `ner`; none: aliases alone."})
+    boilerplate: list[str] = field(
+        default_factory=list, metadata={"help": "Words that name nothing in these texts, beside those found by count."}
+    )
+    num_statistics_texts: int = field(default=200_000, metadata={"help": "Texts from which boilerplate is learned."})
+    coherence: bool = field(default=True, metadata={"help": "Let the other entities of a text speak."})
+    text_similarity: bool = field(default=True, metadata={"help": "Let the other words of a text speak."})
+    min_probability: float = field(default=0.5, metadata={"help": "Least probability that a mention is no NIL."})
+    disambiguation: str = field(
+        default="text", metadata={"help": "Who chooses among the candidates of a mention: text, image or both."}
+    )
+    min_candidate_probability: float = field(
+        default=0.02, metadata={"help": "Least probability of a candidate that the image may still choose."}
+    )
+
+
+@dataclass
+class FilterArguments:
+    """From candidates to entities that the image shows; the image phase, and what follows from its similarities."""
+
+    filter_model: str = field(metadata={"help": "CLIP, SigLIP, MOFI or any dual encoder, by name or path."})
+    entity_template: str = field(
+        default="{name}, {description}", metadata={"help": "Text of an entity; without description the name alone."}
+    )
+    batch_size: int = field(default=256, metadata={"help": "Images the model takes at once."})
+    image_size: int = field(default=320, metadata={"help": "Shorter side of published images, at most, in pixels."})
+    min_similarity: float | None = field(default=None, metadata={"help": "Threshold as a cosine ..."})
+    keep_fraction: float | None = field(default=None, metadata={"help": "... or as the fraction of pairs to keep."})
+    min_similarity_by_type: str | None = field(
+        default=None, metadata={"help": 'Other thresholds for types of entities, as JSON: {"Q5": 0.3}.'}
+    )
+
+
+@dataclass
+class LabelArguments:
+    """From entities to labels and splits."""
+
+    min_images_per_entity: int = field(default=5, metadata={"help": "Entities with fewer images are dropped."})
+    max_images_per_entity: int | None = field(default=None, metadata={"help": "Entities with more keep this many."})
+    validation_fraction: float = field(default=0.0, metadata={"help": "Of the rows; rare entities stay in train."})
+    rows_per_file: int = field(default=20_000, metadata={"help": "Rows of a published Parquet file, at most."})
+    seed: int = field(default=0, metadata={"help": "Of the cap and the split."})
+
+
+@dataclass
+class RunArguments:
+    """Where the output goes and who computes it; no byte of the data set depends on these."""
+
+    output_dir: str = field(metadata={"help": "Folder of the data set."})
+    engine: str = field(default="local", metadata={"help": "local, processes or ray."})
+    num_processes: int = field(default=1, metadata={"help": "Workers of `--engine processes`."})
+    num_threads: int = field(default=1, metadata={"help": "Threads of a worker."})
+    num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this data set together."})
+    shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
+    wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})
+    restart_from: str | None = field(default=None, metadata={"help": f"Redo from this stage: {', '.join(STAGES)}."})
+    gold_column: str | None = field(default=None, metadata={"help": "True entity of the image, for the report only."})
+    gold_text_column: str | None = field(default=None, metadata={"help": "What the text names, for the report only."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Data set on the Hub to publish to."})
+    private: bool = field(default=True, metadata={"help": "Whether that data set is private."})
+
+
+@dataclass(frozen=True)
+class BuildArguments:
+    """All settings of a build."""
+
+    source: SourceArguments
+    link: LinkArguments
+    filter: FilterArguments
+    label: LabelArguments
+    run: RunArguments
+
+    def check(self) -> None:
+        """Refuses settings that cannot be meant.
+
+        Raises:
+            ValueError: With the setting, what came and what was expected.
+        """
+        check_choice("disambiguation", self.link.disambiguation, DISAMBIGUATIONS)
+        check_choice("engine", self.run.engine, ("local", "processes", "ray"))
+        if self.run.restart_from is not None:
+            check_choice("restart_from", self.run.restart_from, STAGES)
+        if (self.filter.min_similarity is None) == (self.filter.keep_fraction is None):
+            raise ValueError("exactly one of min_similarity and keep_fraction must be set")
+        if self.filter.min_similarity is not None and not -1 <= self.filter.min_similarity <= 1:
+            raise ValueError(f"min_similarity is a cosine in [-1, 1], got {self.filter.min_similarity}")
+        if self.filter.keep_fraction is not None and not 0 < self.filter.keep_fraction <= 1:
+            raise ValueError(f"keep_fraction is in (0, 1], got {self.filter.keep_fraction}")
+        if not 0 <= self.label.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is in [0, 1), got {self.label.validation_fraction}")
+        cap = self.label.max_images_per_entity
+        if cap is not None and cap < self.label.min_images_per_entity:
+            raise ValueError(
+                f"max_images_per_entity {cap} is below min_images_per_entity {self.label.min_images_per_entity}"
+            )
+        if self.run.shard_index is not None and not 0 <= self.run.shard_index < self.run.num_shards:
+            raise ValueError(f"shard_index is in [0, num_shards), got {self.run.shard_index} of {self.run.num_shards}")
+        for name, value in (("rows_per_shard", self.source.rows_per_shard), ("batch_size", self.filter.batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.thresholds_by_type()
+
+    def thresholds_by_type(self) -> dict[str, float]:
+        """The thresholds for types of entities.
+
+        Raises:
+            ValueError: If they are not a JSON object of numbers.
+        """
+        text = self.filter.min_similarity_by_type
+        if text is None:
+            return {}
+        try:
+            return {str(kind): float(value) for kind, value in json.loads(text).items()}
+        except (json.JSONDecodeError, AttributeError, TypeError, ValueError):
+            raise ValueError(f'min_similarity_by_type must be JSON such as {{"Q5": 0.3}}, got {text!r}') from None
+
+    def link_settings(self) -> dict[str, object]:
+        """Everything the output of the text phase depends on, files aside."""
+        source = asdict(self.source)
+        link = asdict(self.link)
+        for name in ("pairs", "image_column", "image_root"):
+            source.pop(name)
+        link.pop("knowledge_base")
+        # `image` and `both` need the same candidates; they differ in the choice alone.
+        link["keeps_candidates"] = link.pop("disambiguation") != "text"
+        if not link["keeps_candidates"]:
+            link.pop("min_candidate_probability")
+        return source | link
+
+    def score_settings(self) -> dict[str, object]:
+        """What else the output of the image phase depends on."""
+        names = ("entity_template", "batch_size", "image_size")
+        settings = {name: getattr(self.filter, name) for name in names}
+        return settings | {"image_column": self.source.image_column, "image_root": self.source.image_root}
+
+    def label_settings(self) -> dict[str, object]:
+        """What else the data set depends on."""
+        names = ("min_similarity", "keep_fraction", "min_similarity_by_type")
+        settings = {name: getattr(self.filter, name) for name in names}
+        return settings | asdict(self.label) | {"disambiguation": self.link.disambiguation}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses a value that is none of the choices.
+
+    Raises:
+        ValueError: With the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)}, got {value!r}")

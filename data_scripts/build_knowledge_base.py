@@ -1,0 +1,317 @@
+"""Builds the knowledge base: entity table, alias table with priors, entity embeddings.
+
+    python -m data_scripts.build_knowledge_base --source sample_data/entities.jsonl.gz --output_dir runs/sample/kb
+    python -m data_scripts.build_knowledge_base --source latest-all.json.gz --output_dir runs/wikidata
+
+Made once and opened by every build. A Wikidata dump is read in parts of entities; parts that are finished are not read
+again after an interruption.
+"""
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import marisa_trie
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key, content_tokens, hash_token
+from data_scripts.entity_embeddings import embed_from_graph, read_biggraph_embeddings
+from data_scripts.files import fingerprint_file, hash_file, hash_settings, try_read_json, write_json, write_whole
+from data_scripts.knowledge_base import CASELESS, COMMON, FORMAT_VERSION, MANIFEST, PROPER
+from data_scripts.read_entities import read_entities, read_exclusions
+from modeling_mofi.recipe_parser import parse_recipe
+
+
+logger = logging.getLogger(__name__)
+
+# Our defaults: an alias that is not the entity's own name counts less, as in "Apple Store" for "apple".
+ALIAS_WEIGHT = 0.3
+MAX_CANDIDATES = 64
+
+FILE_SETTINGS = ("source", "exclusions", "anchor_counts", "embeddings")
+NOT_CONTENT = ("output_dir", "num_processes")
+
+ENTITY_TABLE = pa.schema(
+    {
+        "entity_id": pa.large_string(),
+        "name": pa.large_string(),
+        "description": pa.large_string(),
+        "aliases": pa.large_list(pa.large_string()),
+        "num_sitelinks": pa.int32(),
+        "types": pa.large_list(pa.large_string()),
+        "links": pa.large_list(pa.large_string()),
+    }
+)
+
+
+@dataclass
+class KnowledgeBaseArguments:
+    """What to build from what."""
+
+    source: str = field(metadata={"help": "A Wikidata JSON dump (.json, .json.gz, .json.bz2) or JSONL (.jsonl[.gz])."})
+    output_dir: str = field(metadata={"help": "Folder of the knowledge base."})
+    language: str = field(default="en", metadata={"help": "Language of names, descriptions and aliases."})
+    exclusions: str | None = field(
+        default="configs/knowledge_base_exclusions.yaml",
+        metadata={"help": "YAML list of types that no image can show, with a reason each (Wikidata dumps only)."},
+    )
+    anchor_counts: str | None = field(
+        default=None, metadata={"help": "Table `alias <tab> entity_id <tab> count`; replaces sitelinks in the prior."}
+    )
+    embeddings: str | None = field(
+        default=None, metadata={"help": "Entity embeddings in PyTorch-BigGraph's format; otherwise made from links."}
+    )
+    min_sitelinks: int = field(default=0, metadata={"help": "Entities with fewer sitelinks are left out."})
+    num_processes: int = field(default=1, metadata={"help": "Processes that parse the source."})
+
+
+def main() -> None:
+    """The command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    (args,) = parse_recipe(KnowledgeBaseArguments, description=__doc__)
+    print(f"knowledge base: {build_knowledge_base(args)}")
+
+
+def build_knowledge_base(args: KnowledgeBaseArguments) -> Path:
+    """Builds the folder, or finds it already built from the same source and settings.
+
+    Raises:
+        ValueError: If the folder holds a knowledge base of another source or other settings, or the source has no
+            entity.
+    """
+    folder = Path(args.output_dir)
+    source_hash = hash_sources(args)
+    found = try_read_json(folder / MANIFEST)
+    if found is not None:
+        if found["source_hash"] == source_hash and found["format_version"] == FORMAT_VERSION:
+            return folder
+        raise ValueError(
+            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
+            "Choose another --output_dir, or delete that one."
+        )
+    parts = folder / f"parts-{source_hash[:12]}"
+    parts.mkdir(parents=True, exist_ok=True)
+    counts = read_entities(
+        args.source,
+        parts,
+        schema=ENTITY_TABLE,
+        language=args.language,
+        exclusions=read_exclusions(args.exclusions),
+        min_sitelinks=args.min_sitelinks,
+        num_processes=args.num_processes,
+    )
+    table = join_parts(parts, folder / "entities.arrow")
+    if table.num_rows == 0:
+        raise ValueError(f"{args.source} has no entity that can be kept ({counts}); is it JSONL or a Wikidata dump?")
+    write_arrays(folder, table, args)
+    write_manifest(folder, args, source_hash=source_hash, counts=counts)
+    shutil.rmtree(parts)
+    logger.info("build_knowledge_base: %s", ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    return folder
+
+
+def hash_sources(args: KnowledgeBaseArguments) -> str:
+    """A hash of the settings and of the contents of the files that they name."""
+    settings = {key: value for key, value in dataclasses.asdict(args).items() if key not in NOT_CONTENT}
+    for key in FILE_SETTINGS:
+        if settings[key] is not None:
+            if not os.path.isfile(settings[key]):
+                raise FileNotFoundError(f"{key} {settings[key]} does not exist")
+            settings[key] = fingerprint_file(settings[key])
+    return hash_settings([FORMAT_VERSION, settings])
+
+
+def join_parts(parts: Path, path: Path) -> pa.Table:
+    """Writes the parts as one memory-mapped Arrow file in the order of the source; links to entities left out go."""
+    files = [pa.ipc.open_file(pa.memory_map(str(part))) for part in sorted(parts.glob("*.arrow"))]
+    kept_ids = pa.concat_arrays([batch for file in files for batch in file.read_all()["entity_id"].chunks])
+    with write_whole(path) as temporary, pa.ipc.new_file(str(temporary), ENTITY_TABLE) as writer:
+        for file in files:
+            writer.write_table(keep_links(file.read_all(), kept_ids))
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def keep_links(table: pa.Table, kept_ids: pa.Array) -> pa.Table:
+    """Leaves in `links` only the entities that are in the knowledge base."""
+    links = table["links"].combine_chunks()
+    flat = pc.list_flatten(links)
+    parents = pc.list_parent_indices(links)
+    kept = pc.is_in(flat, value_set=kept_ids)
+    counts = np.bincount(parents.filter(kept).to_numpy(), minlength=len(table))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
+    filtered = pa.LargeListArray.from_arrays(offsets, flat.filter(kept))
+    return table.set_column(table.schema.get_field_index("links"), ENTITY_TABLE.field("links"), filtered)
+
+
+def write_arrays(folder: Path, table: pa.Table, args: KnowledgeBaseArguments) -> None:
+    """Writes everything that is made from the entity table."""
+    ids = table["entity_id"].to_pylist()
+    id_order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int32)
+    duplicates = [ids[a] for a, b in zip(id_order[:-1], id_order[1:], strict=True) if ids[a] == ids[b]]
+    if duplicates:
+        raise ValueError(f"{args.source} has entity_id {duplicates[0]!r} more than once; ids must be unique")
+    save(folder, "id_order", id_order)
+    names = table["name"].to_pylist()
+    save(folder, "is_proper", np.array([spelling(name) for name in names], dtype=np.int8))
+    sitelinks = table["num_sitelinks"].to_numpy().astype(np.float32)
+    anchors = read_anchor_counts(args.anchor_counts) if args.anchor_counts else None
+    write_alias_table(folder, names, table["aliases"], sitelinks=sitelinks, ids=ids, anchors=anchors)
+    tokens = token_table(table)
+    frequency = np.bincount(tokens[1], minlength=1 << HASH_BITS)
+    weights = np.log((1 + len(ids)) / (1 + frequency)).astype(np.float32)
+    save(folder, "token_offsets", tokens[0])
+    save(folder, "tokens", tokens[1])
+    save(folder, "inverse_frequency", weights)
+    if args.embeddings:
+        embeddings = read_biggraph_embeddings(args.embeddings, ids)
+    else:
+        embeddings = embed_from_graph(link_table(table, ids), tokens, inverse_frequency=weights)
+    save(folder, "embeddings", embeddings)
+
+
+def save(folder: Path, name: str, array: np.ndarray) -> None:
+    """Writes one array in one piece."""
+    with write_whole(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def spelling(name: str) -> int:
+    """Whether a name is written as a proper noun, a common noun, or in a script without case."""
+    first = next((character for character in name if character.isalpha()), "")
+    if first.lower() == first.upper():
+        return CASELESS
+    return PROPER if any(character.isupper() for character in name) else COMMON
+
+
+def write_alias_table(
+    folder: Path,
+    names: list[str],
+    aliases: pa.ChunkedArray,
+    *,
+    sitelinks: np.ndarray,
+    ids: list[str],
+    anchors: dict[tuple[str, str], int] | None,
+) -> None:
+    """Writes the trie of alias keys and, per alias, its candidates with their priors, most probable first."""
+    keys: list[str] = []
+    rows: list[int] = []
+    weights: list[float] = []
+    for row, alias_list in enumerate(iterate_lists(aliases)):
+        for key, is_name in entity_keys(names[row], alias_list):
+            if anchors is None:
+                weight = (sitelinks[row] + 1) * (1.0 if is_name else ALIAS_WEIGHT)
+            else:
+                weight = anchors.get((key, ids[row]), 0) + 0.5
+            keys.append(key)
+            rows.append(row)
+            weights.append(weight)
+    trie = marisa_trie.Trie(keys)
+    with write_whole(folder / "aliases.marisa") as temporary:
+        trie.save(str(temporary))
+    alias_index = np.fromiter((trie.key_id(key) for key in keys), dtype=np.int64, count=len(keys))
+    save_candidates(
+        folder, alias_index, np.array(rows, np.int32), np.array(weights, np.float32), num_aliases=len(trie)
+    )
+
+
+def save_candidates(
+    folder: Path, alias_index: np.ndarray, rows: np.ndarray, weights: np.ndarray, *, num_aliases: int
+) -> None:
+    """Sorts the (alias, entity) pairs by alias, then weight; keeps the likeliest; turns weights into priors."""
+    order = np.lexsort((rows, -weights, alias_index))
+    alias_index, rows, weights = alias_index[order], rows[order], weights[order]
+    starts = np.searchsorted(alias_index, np.arange(num_aliases + 1))
+    rank = np.arange(len(rows)) - starts[alias_index] if len(rows) else np.zeros(0, np.int64)
+    kept = rank < MAX_CANDIDATES
+    alias_index, rows, weights = alias_index[kept], rows[kept], weights[kept]
+    totals = np.bincount(alias_index, weights=weights, minlength=num_aliases)
+    save(folder, "candidate_offsets", np.searchsorted(alias_index, np.arange(num_aliases + 1)).astype(np.int64))
+    save(folder, "candidate_entities", rows)
+    save(folder, "candidate_priors", (weights / totals[alias_index]).astype(np.float32))
+
+
+def entity_keys(name: str, aliases: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The distinct keys of an entity, and whether each is its own name's."""
+    own = alias_key(name)
+    seen = {""}
+    for alias in (name, *aliases):
+        key = alias_key(alias)
+        if key not in seen and len(key) <= MAX_KEY_LENGTH:
+            seen.add(key)
+            yield key, key == own
+
+
+def iterate_lists(column: pa.ChunkedArray) -> Iterator[list]:
+    """Rows of a list column, one chunk in memory at a time."""
+    for chunk in column.chunks:
+        for first in range(0, len(chunk), 10_000):
+            yield from chunk.slice(first, 10_000).to_pylist()
+
+
+def token_table(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and hashed words of every entity's name, description and types, distinct and ascending."""
+    offsets = np.zeros(table.num_rows + 1, dtype=np.int64)
+    tokens: list[np.ndarray] = []
+    row = 0
+    for batch in table.select(["name", "description"]).to_batches(max_chunksize=10_000):
+        for name, description in zip(batch["name"].to_pylist(), batch["description"].to_pylist(), strict=True):
+            words = content_tokens(alias_key(f"{name} | {description}"))
+            hashed = np.unique(np.array([hash_token(word) for word in words], dtype=np.int32))
+            tokens.append(hashed)
+            offsets[row + 1] = offsets[row] + len(hashed)
+            row += 1
+    return offsets, np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
+
+
+def link_table(table: pa.Table, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and entity rows of the links and types that lead to kept entities."""
+    rows_of = {entity_id: row for row, entity_id in enumerate(ids)}
+    offsets = np.zeros(table.num_rows + 1, dtype=np.int64)
+    neighbours: list[int] = []
+    pairs = zip(iterate_lists(table["links"]), iterate_lists(table["types"]), strict=True)
+    for row, (links, types) in enumerate(pairs):
+        neighbours += sorted({rows_of[target] for target in (*links, *types) if target in rows_of})
+        offsets[row + 1] = len(neighbours)
+    return offsets, np.array(neighbours, dtype=np.int32)
+
+
+def read_anchor_counts(path: str) -> dict[tuple[str, str], int]:
+    """Reads `alias <tab> entity_id <tab> count`.
+
+    Raises:
+        ValueError: If a line has another form.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) != 3 or not fields[2].isdigit():
+                raise ValueError(f"{path} line {number}: expected `alias <tab> entity_id <tab> count`, got {line!r}")
+            pair = (alias_key(fields[0]), fields[1])
+            counts[pair] = counts.get(pair, 0) + int(fields[2])
+    return counts
+
+
+def write_manifest(folder: Path, args: KnowledgeBaseArguments, *, source_hash: str, counts: dict[str, int]) -> None:
+    """Writes what was built from what, last: a folder with a manifest is finished."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".npy", ".arrow", ".marisa"))
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "source": args.source,
+        "source_hash": source_hash,
+        "settings": {key: value for key, value in dataclasses.asdict(args).items() if key not in NOT_CONTENT},
+        "counts": counts,
+        "files": {name: hash_file(folder / name) for name in names},
+    }
+    manifest["content_hash"] = hash_settings(manifest["files"])
+    write_json(folder / MANIFEST, manifest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Entity embeddings for coherence: from the knowledge base's own links, or from a file of PyTorch-BigGraph."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_scripts.alias_text import HASH_BITS
+
+
+# Our defaults; the paper does not say how its graph embeddings were trained.
+DIMENSION = 64
+PROPAGATION_WEIGHTS = (0.0, 1.0, 0.5)
+SEED = 0
+
+
+def embed_from_graph(
+    links: tuple[np.ndarray, np.ndarray],
+    tokens: tuple[np.ndarray, np.ndarray],
+    *,
+    inverse_frequency: np.ndarray,
+    dimension: int = DIMENSION,
+) -> np.ndarray:
+    """Embeds entities so that those with common neighbours are near: very sparse random projection of the graph.
+
+    The graph joins an entity with the entities it links to and with the words of its description and types; the words
+    alone serve a knowledge base without links. Deterministic, one pass per propagation step, memory O(entities).
+
+    Args:
+        links: Offsets [entities + 1] and linked entity rows.
+        tokens: Offsets [entities + 1] and hashed tokens.
+        inverse_frequency: Weight of each token, [2**20].
+
+    Returns:
+        float16 [entities, dimension], unit length (zero for an entity without neighbours).
+
+    Source: FastRP (https://arxiv.org/abs/1908.11512).
+    """
+    num_entities = len(links[0]) - 1
+    generator = np.random.default_rng(SEED)
+    current = random_signs(generator, num_entities, dimension)
+    token_vectors = random_signs(generator, 1 << HASH_BITS, dimension)
+    token_part = sum_neighbours(tokens, token_vectors, weights=inverse_frequency)
+    total = np.zeros((num_entities, dimension), dtype=np.float32)
+    for weight in PROPAGATION_WEIGHTS:
+        total += weight * normalize_rows(current)
+        current = normalize_rows(sum_neighbours(links, current)) + normalize_rows(token_part)
+    return normalize_rows(total).astype(np.float16)
+
+
+def random_signs(generator: np.random.Generator, rows: int, dimension: int) -> np.ndarray:
+    """Rows of random signs."""
+    return generator.integers(0, 2, (rows, dimension), dtype=np.int8).astype(np.float32) * 2 - 1
+
+
+def sum_neighbours(
+    adjacency: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, *, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Sums, for every row of a sparse adjacency, the vectors of its neighbours; [rows, dimension]."""
+    offsets, neighbours = adjacency
+    result = np.zeros((len(offsets) - 1, vectors.shape[1]), dtype=np.float32)
+    step = 100_000
+    for first in range(0, len(result), step):
+        last = min(first + step, len(result))
+        part = neighbours[offsets[first] : offsets[last]]
+        if len(part) == 0:
+            continue
+        gathered = vectors[part] if weights is None else vectors[part] * weights[part][:, None]
+        lengths = np.diff(offsets[first : last + 1])
+        filled = np.flatnonzero(lengths)
+        starts = (offsets[first:last] - offsets[first])[filled]
+        result[first + filled] = np.add.reduceat(gathered, starts, axis=0)
+    return result
+
+
+def normalize_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of unit length; a zero row stays zero."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, 1e-12)
+
+
+def read_biggraph_embeddings(path: str, entity_ids: list[str]) -> np.ndarray:
+    """Reads embeddings for the entities of the table; an entity without a vector gets zeros.
+
+    Args:
+        path: `X.npy` beside `X.json` or `X_names.json` (a list of entity ids, one per row), or a `.tsv` with the
+            entity id first, in the order PyTorch-BigGraph exports.
+
+    Raises:
+        ValueError: If rows and names do not agree, or no entity of the table has a vector.
+    """
+    rows_of = {entity_id: row for row, entity_id in enumerate(entity_ids)}
+    source = Path(path)
+    pairs = read_npy_pairs(source) if source.suffix == ".npy" else read_tsv_pairs(source)
+    result: np.ndarray | None = None
+    found = 0
+    for name, vector in pairs:
+        row = rows_of.get(name.rpartition("/")[2].strip("<>"))
+        if row is None:
+            continue
+        if result is None:
+            result = np.zeros((len(entity_ids), len(vector)), dtype=np.float32)
+        result[row] = vector
+        found += 1
+    if result is None:
+        raise ValueError(f"{path} has no vector for any of {len(entity_ids):,} entities; are its names entity ids?")
+    return normalize_rows(result).astype(np.float16)
+
+
+def read_npy_pairs(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields names and vectors of an `.npy` file with its list of names."""
+    places = (source.with_suffix(".json"), source.with_name(f"{source.stem}_names.json"))
+    names_path = next((place for place in places if place.is_file()), None)
+    if names_path is None:
+        raise ValueError(f"{source} needs its names beside it: {source.with_suffix('.json')}, a list of entity ids")
+    names = json.loads(names_path.read_text(encoding="utf-8"))
+    vectors = np.load(source, mmap_mode="r")
+    if len(names) != len(vectors):
+        raise ValueError(f"{source} has {len(vectors):,} rows but {names_path} has {len(names):,} names")
+    yield from zip(names, vectors, strict=True)
+
+
+def read_tsv_pairs(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields names and vectors of a tab-separated export; a leading line of two counts is skipped."""
+    with source.open(encoding="utf-8") as lines:
+        for line in lines:
+            name, *values = line.rstrip("\n").split("\t")
+            if len(values) > 1:
+                yield name, np.array(values, dtype=np.float32)

@@ -1,0 +1,112 @@
+"""Opens a built knowledge base: entity table, alias table, entity embeddings, all memory-mapped.
+
+Opening reads no table into memory, and the pages are shared by every process of a machine.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import marisa_trie
+import numpy as np
+import pyarrow as pa
+
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+PROPER, COMMON, CASELESS = 1, 0, -1
+
+
+class KnowledgeBase:
+    """A folder written by `build_knowledge_base`.
+
+    Attributes:
+        manifest: Version, source, hash and counts.
+        aliases: Trie from alias key to alias index.
+        offsets: Candidates of alias i are `candidates[offsets[i]:offsets[i + 1]]`, most probable first; [aliases + 1].
+        candidates: Entity rows, int32.
+        priors: P(entity | alias), float32, one per candidate.
+        is_proper: `PROPER`, `COMMON` or `CASELESS` for the spelling of each entity's name, int8, [entities].
+        embeddings: Unit-length graph embeddings, float16, [entities, D].
+        token_offsets: Description tokens of entity i are `tokens[token_offsets[i]:token_offsets[i + 1]]`.
+        tokens: Hashed description tokens, int32, distinct and ascending per entity.
+        inverse_frequency: Weight of each hashed token, float32, [2**20].
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.aliases = marisa_trie.Trie()
+        self.aliases.mmap(str(self.folder / "aliases.marisa"))
+        self.offsets = self.open_array("candidate_offsets")
+        self.candidates = self.open_array("candidate_entities")
+        self.priors = self.open_array("candidate_priors")
+        self.is_proper = self.open_array("is_proper")
+        self.embeddings = self.open_array("embeddings")
+        self.token_offsets = self.open_array("token_offsets")
+        self.tokens = self.open_array("tokens")
+        self.inverse_frequency = self.open_array("inverse_frequency")
+        self.table = pa.ipc.open_file(pa.memory_map(str(self.folder / "entities.arrow"))).read_all()
+        self.id_order = self.open_array("id_order")
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def open_array(self, name: str) -> np.ndarray:
+        """Maps one array of the folder; an empty array cannot be mapped and is read."""
+        path = self.folder / f"{name}.npy"
+        array = np.load(path, mmap_mode="r")
+        return array if array.size else np.load(path)
+
+    def entity_ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of entity rows."""
+        return self.column("entity_id", rows)
+
+    def column(self, name: str, rows: Sequence[int]) -> list:
+        """Values of one column of the entity table at some rows."""
+        return self.table[name].take(pa.array(rows, pa.int64())).to_pylist()
+
+    def rows_of(self, entity_ids: Sequence[str]) -> np.ndarray:
+        """Rows of entity ids; -1 for an id that is not in the table. Binary search over the mapped column."""
+        column = self.table["entity_id"]
+        rows = np.full(len(entity_ids), -1, dtype=np.int64)
+        for position, entity_id in enumerate(entity_ids):
+            low, high = 0, len(self.id_order)
+            while low < high:
+                middle = (low + high) // 2
+                found = column[int(self.id_order[middle])].as_py()
+                if found == entity_id:
+                    rows[position] = self.id_order[middle]
+                    break
+                low, high = (middle + 1, high) if found < entity_id else (low, middle)
+        return rows
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a built knowledge base.
+
+    Raises:
+        FileNotFoundError: If there is none: the folder is no knowledge base, or its build did not finish.
+        ValueError: If another version of this program wrote it.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no finished knowledge base ({MANIFEST} is missing). Build it with "
+            f"`python -m data_scripts.build_knowledge_base --source FILE --output_dir {folder}`."
+        )
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} has knowledge base format {manifest['format_version']}, this program reads {FORMAT_VERSION}. "
+            "Build it again."
+        )
+    return manifest
+
+
+@lru_cache(maxsize=2)
+def open_knowledge_base(folder: str) -> KnowledgeBase:
+    """Opens a knowledge base once per process."""
+    return KnowledgeBase(folder)

@@ -1,0 +1,143 @@
+"""Links mentions to entities: prior, spelling, coherence with the other entities of the text, and text similarity.
+
+Everything is computed for a whole batch at once on flat arrays: K candidates of M mentions of T texts.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_scripts.count_aliases import TextStatistics, open_text_statistics
+from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
+from data_scripts.link_evidence import Candidates, LinkWeights, TextWords, flatten_ranges, spelling_evidence
+from data_scripts.schema import DROP_REASON, Batch
+
+
+ITERATIONS = 3
+DEFAULT_WEIGHTS = LinkWeights()
+
+
+def link_entities(
+    batch: Batch,
+    *,
+    knowledge_base: str,
+    statistics: str,
+    weights: LinkWeights = DEFAULT_WEIGHTS,
+    min_probability: float = 0.5,
+    min_candidate_probability: float | None = None,
+) -> Batch:
+    """Adds `candidates`: the entities that the text makes likely, with prior and probability.
+
+    Args:
+        batch: Columns `alt_text` and `mentions`.
+        knowledge_base: Folder of a built knowledge base.
+        statistics: File of `count_aliases`.
+        min_probability: The likeliest candidate of a mention stays if NIL is at most 1 - this likely.
+        min_candidate_probability: If given, every candidate at least this likely stays, for the image to decide.
+
+    Source: iterative disambiguation by the other entities of the text, MOFI (https://huggingface.co/papers/2306.07952).
+    """
+    kb = open_knowledge_base(knowledge_base)
+    learned = open_text_statistics(statistics)
+    flat = gather_candidates(batch["mentions"], kb, boilerplate=learned.boilerplate)
+    probability = rank_candidates(batch, flat, kb, learned=learned, weights=weights)
+    if min_candidate_probability is None:
+        linked_share = np.bincount(flat.mention, weights=probability, minlength=len(flat.text))
+        kept = is_best(flat, probability) & (linked_share >= min_probability)[flat.mention]
+    else:
+        kept = probability >= min_candidate_probability
+    linked: list[list[dict]] = [[] for _ in batch["alt_text"]]
+    positions = np.flatnonzero(kept)
+    entity_ids = kb.entity_ids(flat.entity[positions])
+    for position, entity_id in zip(positions.tolist(), entity_ids, strict=True):
+        mention = flat.mention[position]
+        linked[flat.text[mention]].append(
+            {
+                "mention": int(flat.slot[mention]),
+                "entity_id": entity_id,
+                "prior": float(flat.prior[position]),
+                "probability": float(probability[position]),
+            }
+        )
+    has_candidates = np.zeros(len(linked), dtype=bool)
+    has_candidates[flat.text] = True
+    batch["candidates"] = linked
+    batch[DROP_REASON] = [
+        None if links else "nothing likely" if known else "no candidate"
+        for links, known in zip(linked, has_candidates, strict=True)
+    ]
+    return batch
+
+
+def gather_candidates(mentions: Sequence[list[dict]], kb: KnowledgeBase, *, boilerplate: np.ndarray) -> Candidates:
+    """Looks up the candidates of every mention that is not boilerplate."""
+    text = np.array([row for row, found in enumerate(mentions) for _ in found], dtype=np.int64)
+    slot = np.array([index for found in mentions for index in range(len(found))], dtype=np.int64)
+    alias = np.array([mention["alias"] for found in mentions for mention in found], dtype=np.int64)
+    known = alias >= 0
+    if len(boilerplate):
+        known &= ~np.isin(alias, boilerplate)
+    text, slot, alias = text[known], slot[known], alias[known]
+    first, last = kb.offsets[alias], kb.offsets[alias + 1]
+    positions, mention = flatten_ranges(first, last)
+    return Candidates(mention, kb.candidates[positions], kb.priors[positions], text, slot)
+
+
+def rank_candidates(
+    batch: Batch, flat: Candidates, kb: KnowledgeBase, *, learned: TextStatistics, weights: LinkWeights
+) -> np.ndarray:
+    """P(candidate | text), [K]; what is missing to 1 within a mention is NIL."""
+    if len(flat.mention) == 0:
+        return np.zeros(0)
+    words = TextWords.of(batch["alt_text"], frequent=learned.frequent_tokens)
+    logits = weights.prior * np.log(flat.prior.astype(np.float64))
+    logits += spelling_evidence(batch, flat, kb, weights=weights)
+    logits += weights.coverage * words.coverage(batch["mentions"], flat)[flat.mention]
+    if weights.description:
+        logits += weights.description * words.description_similarity(batch["mentions"], flat, kb)
+    embeddings = kb.embeddings[flat.entity].astype(np.float32)  # [K, D]
+    if weights.context:
+        contexts = words.context_vectors(learned)[flat.text]  # [M, D]
+        logits += weights.context * np.einsum("kd,kd->k", embeddings, contexts[flat.mention])
+    probability = softmax_with_nil(logits, flat, nil=weights.nil)
+    for _ in range(ITERATIONS if weights.coherence else 0):
+        coherence = others_similarity(flat, probability, embeddings)
+        probability = softmax_with_nil(logits + weights.coherence * coherence, flat, nil=weights.nil)
+    return probability
+
+
+def softmax_with_nil(logits: np.ndarray, flat: Candidates, *, nil: float) -> np.ndarray:
+    """Probabilities of the candidates of each mention beside NIL."""
+    highest = np.full(len(flat.text), nil)
+    np.maximum.at(highest, flat.mention, logits)
+    powers = np.exp(logits - highest[flat.mention])
+    totals = np.bincount(flat.mention, weights=powers, minlength=len(flat.text)) + np.exp(nil - highest)
+    return powers / totals[flat.mention]
+
+
+def others_similarity(flat: Candidates, probability: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Cosine of each candidate and the expected embedding of the other mentions of its text; 0 if it is alone, [K]."""
+    num_mentions, num_texts = len(flat.text), int(flat.text[-1]) + 1
+    expected = sum_groups(embeddings * probability[:, None].astype(np.float32), flat.mention, num_mentions)  # [M, D]
+    others = sum_groups(expected, flat.text, num_texts)[flat.text] - expected  # [M, D]
+    others /= np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-6)
+    others[np.bincount(flat.text, minlength=num_texts)[flat.text] == 1] = 0
+    return np.einsum("kd,kd->k", embeddings, others[flat.mention])
+
+
+def sum_groups(rows: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
+    """Sums rows by group; groups ascend and some may be empty."""
+    result = np.zeros((num_groups, rows.shape[1]), dtype=rows.dtype)
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    result[group[starts]] = np.add.reduceat(rows, starts, axis=0)
+    return result
+
+
+def is_best(flat: Candidates, probability: np.ndarray) -> np.ndarray:
+    """Whether each candidate is the likeliest of its mention; the first of equals."""
+    order = np.lexsort((np.arange(len(probability)), -probability, flat.mention))
+    best = np.zeros(len(probability), dtype=bool)
+    if len(order):
+        ordered = flat.mention[order]
+        best[order[np.r_[True, ordered[1:] != ordered[:-1]]]] = True
+    return best

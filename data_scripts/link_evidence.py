@@ -1,0 +1,204 @@
+"""The signs by which `link_entities` tells the candidates of a mention apart: spelling and the words of the text."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from data_scripts.alias_text import content_tokens, hash_token, tokenize_text
+from data_scripts.count_aliases import TextStatistics
+from data_scripts.knowledge_base import COMMON, PROPER, KnowledgeBase
+from data_scripts.schema import Batch
+
+
+TEXT_SHIFT = 1 << 32
+
+
+@dataclass(frozen=True)
+class LinkWeights:
+    """How much each sign of an entity counts, in log odds; our defaults, chosen on the sample's training split.
+
+    Attributes:
+        nil: Log odds of "no entity of the knowledge base"; every candidate competes with it.
+        prior: Times log P(entity | alias).
+        coherence: Times the cosine to the other entities of the text; 0 turns the part off.
+        description: Times the cosine of the text's words and the description's; 0 turns the part off.
+        context: Times the cosine to the entities that the text's words go with; 0 turns the part off.
+        coverage: Times the share of the text's words that the mention covers.
+        lower_in_mixed: A proper name in lower case where the text does use capitals.
+        lower_in_lower: A proper name of one word in a text all in lower case.
+        lower_phrase: The same for a name of several words.
+        capital: A proper name with its capital inside a sentence.
+        capital_common: A common noun with a capital inside a sentence.
+        inside_name: The mention is part of a longer name that the knowledge base does not know.
+    """
+
+    nil: float = -1.5
+    prior: float = 1.0
+    coherence: float = 2.0
+    description: float = 3.0
+    context: float = 1.5
+    coverage: float = 1.5
+    lower_in_mixed: float = -4.0
+    lower_in_lower: float = -2.5
+    lower_phrase: float = -0.5
+    capital: float = 0.5
+    capital_common: float = -0.5
+    inside_name: float = -1.0
+
+    def without(self, *parts: str) -> "LinkWeights":
+        """The weights with some parts turned off."""
+        return replace(self, **dict.fromkeys(parts, 0.0))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of a batch, flat, grouped by mention, mentions grouped by text.
+
+    Attributes:
+        mention: Mention of each candidate, [K].
+        entity: Entity row, [K].
+        prior: P(entity | alias), [K].
+        text: Text of each mention, [M].
+        slot: Position of each mention in its row's list, [M].
+    """
+
+    mention: np.ndarray
+    entity: np.ndarray
+    prior: np.ndarray
+    text: np.ndarray
+    slot: np.ndarray
+
+
+def flatten_ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of the ranges [first, last), one range after another, and the range each comes from."""
+    lengths = np.asarray(last - first)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    shift = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(shift - first, lengths), owner
+
+
+def spelling_evidence(batch: Batch, flat: Candidates, kb: KnowledgeBase, *, weights: LinkWeights) -> np.ndarray:
+    """What upper and lower case say for and against each candidate, [K].
+
+    A text all in capitals, a mention at the beginning and a candidate in a script without case say nothing.
+    """
+    classes = [
+        spelling_class(batch["alt_text"][row], mention["start"], mention["text"])
+        for row, mention in mentions_of(batch["mentions"], flat)
+    ]
+    for_proper = np.array([getattr(weights, name) if name else 0.0 for name in classes])
+    for_common = np.array([weights.capital_common if name == "capital" else 0.0 for name in classes])
+    inside = [mention["recognizer"] == "alias in ner" for _, mention in mentions_of(batch["mentions"], flat)]
+    spelling = kb.is_proper[flat.entity]
+    evidence = np.where(spelling == PROPER, for_proper[flat.mention], 0.0)
+    evidence += np.where(spelling == COMMON, for_common[flat.mention], 0.0)
+    return evidence + weights.inside_name * np.array(inside, dtype=np.float64)[flat.mention]
+
+
+def mentions_of(mentions: Sequence[list[dict]], flat: Candidates) -> list[tuple[int, dict]]:
+    """Row and mention of every mention with candidates, in order."""
+    return [(row, mentions[row][slot]) for row, slot in zip(flat.text.tolist(), flat.slot.tolist(), strict=True)]
+
+
+@lru_cache(maxsize=100_000)
+def spelling_class(text: str, start: int, written: str) -> str | None:
+    """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
+    if text.isupper():
+        return None
+    if not written.islower():
+        is_title = all(word[:1].isupper() for word in text.split() if word[:1].isalpha())
+        return "capital" if start > 0 and written[:1].isupper() and not is_title else None
+    if uses_capitals(text):
+        return "lower_in_mixed"
+    return "lower_in_lower" if len(tokenize_text(written).starts) == 1 else "lower_phrase"
+
+
+@lru_cache(maxsize=100_000)
+def uses_capitals(text: str) -> bool:
+    """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
+    return any(word[:1].isupper() and not word.isupper() for word in words[1:])
+
+
+@dataclass(frozen=True)
+class TextWords:
+    """Distinct hashed words of the texts of a batch, function words and boilerplate left out.
+
+    Attributes:
+        text: Text of each word, ascending, [W].
+        word: Hashed words, ascending within a text, [W].
+        num_texts: Texts in the batch.
+    """
+
+    text: np.ndarray
+    word: np.ndarray
+    num_texts: int
+    frequent: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Sequence[str], *, frequent: np.ndarray) -> "TextWords":
+        """Takes the words of texts."""
+        words = [hashed_words(text) for text in texts]
+        owner = np.repeat(np.arange(len(texts)), [len(found) for found in words])
+        keys = np.unique(owner * TEXT_SHIFT + np.array([w for found in words for w in found], dtype=np.int64))
+        return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, len(texts), frequent)
+
+    @property
+    def is_telling(self) -> np.ndarray:
+        """Whether each word says something, [W]."""
+        return ~np.isin(self.word, self.frequent)
+
+    def coverage(self, mentions: Sequence[list[dict]], flat: Candidates) -> np.ndarray:
+        """Share of the telling words of its text that each mention covers, in [0, 1], [M]."""
+        total = np.bincount(self.text[self.is_telling], minlength=self.num_texts)[flat.text]
+        own = [hashed_words(mention["text"]) for _, mention in mentions_of(mentions, flat)]
+        owner = np.repeat(np.arange(len(own)), [len(words) for words in own])
+        words = np.array([word for found in own for word in found], dtype=np.int64)
+        hidden = np.bincount(owner, weights=np.isin(words, self.frequent), minlength=len(own))
+        covered = np.bincount(owner, minlength=len(own))
+        return covered / np.maximum(total + hidden, np.maximum(covered, 1))
+
+    def description_similarity(
+        self, mentions: Sequence[list[dict]], flat: Candidates, kb: KnowledgeBase
+    ) -> np.ndarray:
+        """Cosine of the weighted words of the text and of the candidate's name and description, [K].
+
+        The words of the mention itself do not count: every candidate has them, and a short description would win.
+        """
+        positions, candidate = flatten_ranges(kb.token_offsets[flat.entity], kb.token_offsets[flat.entity + 1])
+        tokens = kb.tokens[positions].astype(np.int64)
+        squares = kb.inverse_frequency[tokens].astype(np.float64) ** 2
+        keys = self.text * TEXT_SHIFT + self.word
+        wanted = flat.text[flat.mention[candidate]] * TEXT_SHIFT + tokens
+        found = np.searchsorted(keys, wanted)
+        shared = keys[np.minimum(found, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
+        own = [hashed_words(mention["text"]) for _, mention in mentions_of(mentions, flat)]
+        own_keys = [index * TEXT_SHIFT + word for index, words in enumerate(own) for word in words]
+        shared &= ~np.isin(flat.mention[candidate] * TEXT_SHIFT + tokens, np.array(own_keys, dtype=np.int64))
+        num = len(flat.mention)
+        dot = np.bincount(candidate, weights=squares * shared, minlength=num)
+        entity_norm = np.bincount(candidate, weights=squares, minlength=num)
+        text_squares = kb.inverse_frequency[self.word].astype(np.float64) ** 2
+        text_norm = np.bincount(self.text, weights=text_squares, minlength=self.num_texts)
+        return dot / np.sqrt(np.maximum(entity_norm * text_norm[flat.text[flat.mention]], 1e-12))
+
+    def context_vectors(self, learned: TextStatistics) -> np.ndarray:
+        """Mean of the context vectors of the words of each text, [texts, D]."""
+        dimension = learned.context_vectors.shape[1]
+        sums = np.zeros((self.num_texts, dimension), dtype=np.float32)
+        if len(learned.context_tokens) == 0:
+            return sums
+        found = np.minimum(np.searchsorted(learned.context_tokens, self.word), len(learned.context_tokens) - 1)
+        known = learned.context_tokens[found] == self.word
+        np.add.at(sums, self.text[known], learned.context_vectors[found[known]])
+        counts = np.bincount(self.text[known], minlength=self.num_texts)
+        return sums / np.maximum(counts, 1)[:, None]
+
+
+@lru_cache(maxsize=100_000)
+def hashed_words(text: str) -> tuple[int, ...]:
+    """Distinct hashed content words of a text."""
+    return tuple(dict.fromkeys(hash_token(word) for word in content_tokens(tokenize_text(text).key)))
