@@ -28,7 +28,7 @@ demo: $(READY)
 	@echo "[1/4] CLIP on the raw pairs: the baseline, and the filter of the data build"
 	$(TRAIN) configs/train_sample.yaml configs/train_sample_clip.yaml
 	@echo "[2/4] I2E: entities out of image and alt-text pairs"
-	$(BIN)/python -m data_scripts.build_i2e configs/build_sample.yaml
+	$(BIN)/python -m data_scripts.build_i2e configs/build_sample.yaml --output_dir $(RUNS)/i2e
 	@echo "[3/4] MOFI on I2E: entity classification and contrast with texts at once"
 	$(TRAIN) configs/train_sample.yaml
 	@echo "[4/4] Retrieval of entities that training never saw (test) and of held-out images (validation)"
