@@ -254,10 +254,11 @@ class MofiTrainer(Trainer):
         state = self.optimizer.state_dict()
         head = self.pretraining_model.entity_head
         if head is not None:
-            moments = state["head"]["state"].pop(0, {})
+            # A copy: what torch calls a state dict holds the live dictionaries of each parameter.
+            moments = dict(state["head"]["state"].get(0, {}))
             rows = {name: moments.pop(name) for name in ("exp_avg", "exp_avg_sq") if name in moments}
             save_rows(output_dir, rows, name=HEAD_OPTIMIZER_NAME, num_rows=head.num_entities)
-            state["head"]["state"][0] = moments
+            state["head"]["state"] = {0: moments}
         if self.args.should_save:
             save_state(output_dir, "optimizer", state)
             save_state(output_dir, "scheduler", self.lr_scheduler.state_dict())
