@@ -16,17 +16,31 @@ from huggingface_hub.constants import HF_HOME
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, read_benchmarks
 from evaluation.encoders import load_encoder
+from evaluation.entity_recognition import evaluate_entity_recognition
 from evaluation.figures import Pictures, choose_queries, retrieval_sheet
+from evaluation.gpr1200 import evaluate_gpr1200
+from evaluation.image_text_retrieval import evaluate_image_text_retrieval
+from evaluation.knn import evaluate_knn
 from evaluation.labelled_images import LabelledImages
+from evaluation.linear_probe import evaluate_linear_probe
 from evaluation.results import Result, markdown_table, mean_with_interval, write_json
 from evaluation.retrieval import evaluate_retrieval
+from evaluation.zero_shot import evaluate_zero_shot
 from modeling_mofi.recipe_parser import parse_recipe
 
 
 logger = logging.getLogger(__name__)
 
-TASKS = {"retrieval": evaluate_retrieval}
-NEEDS_LABELS = {"retrieval"}
+TASKS = {
+    "retrieval": evaluate_retrieval,
+    "gpr1200": evaluate_gpr1200,
+    "knn": evaluate_knn,
+    "zero_shot": evaluate_zero_shot,
+    "linear_probe": evaluate_linear_probe,
+    "image_text_retrieval": evaluate_image_text_retrieval,
+    "entity_recognition": evaluate_entity_recognition,
+}
+WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
 
 
 @dataclass
@@ -81,8 +95,10 @@ def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
             raise ValueError(f"{name}: task {benchmark.task!r} is unknown; choose one of {', '.join(TASKS)}.")
         if not benchmark.data:
             raise ValueError(f"{name}: --data is missing; give a Parquet file, a folder or a data set id.")
-        if benchmark.task in NEEDS_LABELS and not benchmark.label_column:
+        if benchmark.task not in WITHOUT_LABELS and not benchmark.label_column:
             raise ValueError(f"{name}: --label_column is missing; it names the column with the class of an image.")
+        if benchmark.task == "image_text_retrieval" and not benchmark.text_column:
+            raise ValueError(f"{name}: --text_column is missing; it names the column with the texts of an image.")
 
 
 def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> list[Result]:
@@ -147,7 +163,7 @@ def summarize(
         },
         counts={**counts, **scores.counts},
         unreadable=scores.query.unreadable,
-        settings=dataclasses.asdict(benchmark),
+        settings={**dataclasses.asdict(benchmark), **scores.chosen},
     )
 
 
@@ -182,8 +198,13 @@ def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -
     return Pictures(lambda place: images.read(rows[place])[0], labels, captions)
 
 
-if __name__ == "__main__":
+def run_command() -> None:
+    """Runs `main`; a mistake of the user ends it with one line instead of a traceback."""
     try:
         main()
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate_mofi.py: {error}")
+
+
+if __name__ == "__main__":
+    run_command()

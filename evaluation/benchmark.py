@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluation.embed import Embedded, embed
+from evaluation.embed_texts import embed_texts
 from evaluation.encoders import Encoder
 from evaluation.labelled_images import LabelledImages, open_images
 
@@ -21,18 +23,29 @@ class Benchmark:
     task: str = field(default="retrieval", metadata={"help": "Which task; see the README's table of tasks."})
     data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
     split: str | None = field(default=None, metadata={"help": "Needed where the data set has several."})
-    gallery: str | None = field(default=None, metadata={"help": "Data set to search; else the queries themselves."})
-    gallery_split: str | None = None
+    gallery: str | None = field(default=None, metadata={"help": "Data set to search or train on."})
+    gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same data set."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the class of an image."})
     caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
     image_column: str | None = field(default=None, metadata={"help": "By default 'image', else the only one."})
     id_column: str | None = field(default=None, metadata={"help": "By default image_id, file name or row number."})
     limit: int | None = field(default=None, metadata={"help": "Only the first rows."})
-    keep_query: bool = field(default=False, metadata={"help": "Whether a query may find itself, as in GPR1200."})
+    keep_query: bool = field(default=False, metadata={"help": "retrieval: a query may find itself, as in GPR1200."})
+    one_query_per_class: bool = field(default=False, metadata={"help": "retrieval: first images search the others."})
+    ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50, 100, 200], metadata={"help": "knn: voters."})
+    temperature: float = field(default=0.07, metadata={"help": "knn: of the weighted vote."})
+    prompts: str = field(default="configs/zero_shot_prompts.json:general", metadata={"help": "zero_shot: templates."})
+    class_names: str | None = field(default=None, metadata={"help": "zero_shot: file with the names of the classes."})
+    text_column: str | None = field(default=None, metadata={"help": "image_text_retrieval: one text, or several."})
+    regularization: list[float] = field(
+        default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5], metadata={"help": "linear_probe: C."}
+    )
+    entities: str | None = field(default=None, metadata={"help": "entity_recognition: else the model's own table."})
+    knowledge_base: str | None = field(default=None, metadata={"help": "entity_recognition: texts of unseen ones."})
 
     def open(self, *, is_gallery: bool = False) -> LabelledImages | None:
         """Opens the query images or the gallery; None where there is no gallery."""
-        data = self.gallery if is_gallery else self.data
+        data = self.gallery or (self.data if self.gallery_split else None) if is_gallery else self.data
         if data is None and is_gallery:
             return None
         return open_images(
@@ -63,6 +76,10 @@ class Embedder:
             cache_dir=self.cache_dir,
         )
 
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        """fp32 features of shape (len(texts), D), not normalised, on the encoder's device."""
+        return embed_texts(self.encoder, texts, batch_size=self.batch_size, cache_dir=self.cache_dir)
+
 
 @dataclass
 class Scores:
@@ -71,6 +88,7 @@ class Scores:
     Attributes:
         by_query: For each metric one float64 per query, NaN for a query that does not count; the mean is the result.
         counts: Numbers that belong beside the result.
+        chosen: Settings that the task chose itself.
         query, gallery: The embeddings, for figures.
     """
 
@@ -78,6 +96,7 @@ class Scores:
     query: Embedded
     gallery: Embedded | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, float] = field(default_factory=dict)
 
 
 def embedded_labels(images: LabelledImages, embedded: Embedded) -> list[Any]:

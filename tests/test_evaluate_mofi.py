@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -67,11 +65,11 @@ def test_missing_and_unknown_arguments_are_named(run, argv, message):
         run(*argv)
 
 
-def test_the_command_ends_with_one_line_on_a_mistake(tmp_path):
-    argv = ["--model", "pixels", "--data", "missing.parquet", "--label_column", "x", "--cache_dir", str(tmp_path)]
-    finished = subprocess.run([sys.executable, "evaluate_mofi.py", *argv], capture_output=True, text=True)
-    assert finished.returncode == 1
-    assert finished.stderr.strip().splitlines()[-1].startswith("evaluate_mofi.py: missing.parquet does not exist")
+def test_the_command_ends_with_one_line_on_a_mistake(monkeypatch):
+    argv = ["evaluate_mofi.py", "--model", "pixels", "--data", "missing.parquet", "--label_column", "x"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match="^evaluate_mofi.py: missing.parquet does not exist"):
+        evaluate_mofi.run_command()
 
 
 def test_benchmarks_of_a_recipe_run_by_name(run, tmp_path):

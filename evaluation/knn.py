@@ -1,0 +1,69 @@
+"""k-nearest-neighbour classification: train images vote on the class of each test image."""
+
+import logging
+
+import numpy as np
+import torch
+
+from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.labelled_images import LabelledImages
+from metrics.knn_accuracy.knn_accuracy import nearest, vote
+
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_knn(
+    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+) -> Scores:
+    """Classifies the query images by the gallery's, or by one another; the sweep of k shares one search."""
+    query_embedded = embedder(query)
+    gallery_embedded = embedder(gallery) if gallery else None
+    by_query = knn(
+        query_embedded.image_embeds.to(embedder.encoder.device),
+        embedded_labels(query, query_embedded),
+        gallery_embedded and gallery_embedded.image_embeds,
+        gallery and embedded_labels(gallery, gallery_embedded),
+        ks=benchmark.ks,
+        temperature=benchmark.temperature,
+    )
+    return Scores(by_query, query=query_embedded, gallery=gallery_embedded)
+
+
+def knn(
+    query_embeds: torch.Tensor,
+    query_labels: list,
+    gallery_embeds: torch.Tensor | None = None,
+    gallery_labels: list | None = None,
+    *,
+    ks: list[int],
+    temperature: float,
+) -> dict[str, np.ndarray]:
+    """Whether each query is classified rightly, 0.0 or 1.0 of shape (num_queries,), for each k and way of voting.
+
+    Args:
+        query_embeds: Unit-length rows of shape (num_queries, D).
+        gallery_embeds: Unit-length rows that vote; None lets the other queries vote.
+        ks: Neighbours that vote; those beyond the gallery are left out and logged.
+        temperature: Weighted votes count exp(similarity / temperature), as in ImageNet's protocol with 0.07.
+
+    Raises:
+        ValueError: If no k fits the gallery.
+    """
+    available = len(query_embeds) - 1 if gallery_embeds is None else len(gallery_embeds)
+    fitting = [k for k in sorted(ks) if 1 <= k <= available]
+    if not fitting:
+        raise ValueError(f"No k of {ks} fits a gallery of {available} images.")
+    if len(fitting) < len(ks):
+        logger.warning("only k up to %d fit a gallery of %d images", fitting[-1], available)
+    scores, neighbours = nearest(query_embeds, gallery_embeds, k=fitting[-1])
+    scores = scores.cpu()
+    labels = np.asarray(query_labels if gallery_labels is None else gallery_labels)[neighbours.cpu().numpy()]
+    right = np.asarray(query_labels)
+    results = {}
+    for k in fitting:
+        results[f"k={k}"] = (vote(scores[:, :k], labels[:, :k]) == right).astype(np.float64)
+        if k > 1:
+            weighted = vote(scores[:, :k], labels[:, :k], temperature)
+            results[f"k={k} weighted"] = (weighted == right).astype(np.float64)
+    return results

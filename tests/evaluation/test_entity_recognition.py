@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from evaluation.benchmark import Benchmark, Embedder
+from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
+from evaluation.labelled_images import open_images
+from modeling_mofi.entity_head_mofi import save_rows
+from tests.evaluation.test_zero_shot import ColorEncoder
+
+
+def write_entities(folder, *, ids=("Q-red", "Q-green"), counts=(5, 50), labels=(0, 1)):
+    names = [entity_id[2:] for entity_id in ids]
+    columns = {"entity_label": labels, "entity_id": ids, "name": names, "description": [""] * len(ids)}
+    pq.write_table(pa.table({**columns, "count": counts}), folder / "entities.parquet")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """An encoder of colours whose folder holds two entities and a head for them."""
+    folder = tmp_path / "checkpoint"
+    save_rows(folder, {"weight": torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])}, num_rows=2)
+    write_entities(folder)
+    return Embedder(ColorEncoder(torch.device("cpu"), name=str(folder)), tmp_path / "embeddings")
+
+
+@pytest.fixture
+def images(write_rows, colors_file):
+    """Pictures whose column `entity_id` names what they show."""
+    rows = pq.read_table(colors_file).to_pydict()
+    files = [image["bytes"] for image in rows["image"]]
+    data = write_rows("entities.parquet", image=files, entity_id=[f"Q-{color}" for color in rows["color"]])
+    return open_images(data, label_column="entity_id")
+
+
+def test_head_text_and_both_name_the_seen_entities(checkpoint, images):
+    scores = evaluate_entity_recognition(Benchmark(), checkpoint, query=images).by_query
+    for way in ("head", "text", "both"):
+        np.testing.assert_array_equal(scores[f"{way} top-1"], [1.0] * 8 + [np.nan] * 4)
+    np.testing.assert_array_equal(scores["head top-1, 1-9 images"], [1.0] * 4 + [np.nan] * 8)
+    assert np.nansum(scores["head top-1, 10-99 images"]) == 4
+
+
+def test_the_text_tower_names_unseen_entities_of_the_knowledge_base(checkpoint, images, tmp_path):
+    lines = [{"entity_id": "Q-blue", "name": "blue", "description": "a colour"}]
+    (tmp_path / "kb.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    benchmark = Benchmark(knowledge_base=str(tmp_path / "kb.jsonl"))
+    scores = evaluate_entity_recognition(benchmark, checkpoint, query=images)
+    np.testing.assert_array_equal(scores.by_query["text top-1, unseen"], [np.nan] * 8 + [1.0] * 4)
+    assert scores.counts == {"entities": 2, "unseen_entities": 1}
+
+
+def test_both_ranks_by_the_mean_of_the_cosines():
+    images = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    head, text = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)), dim=2)
+    ids, labels = list("abcdef"), list("abcdefabc")
+    mean = (images @ head.T + images @ text.T) / 2
+    expected = [(row > row[ids.index(label)]).sum().item() + 1 for row, label in zip(mean, labels, strict=True)]
+    assert recognize(images, labels, ids, head, text)["both"].tolist() == expected
+
+
+def test_a_model_without_a_head_names_by_text(checkpoint, images, caplog):
+    (next(iter(checkpoint.cache_dir.parent.glob("checkpoint/entity_head.safetensors")))).unlink()
+    scores = evaluate_entity_recognition(Benchmark(), checkpoint, query=images)
+    assert {name.split()[0] for name in scores.by_query} == {"text"}
+    assert "has no entity head" in caplog.text
+
+
+def test_a_missing_entity_table_says_what_to_give(checkpoint, images, tmp_path):
+    (tmp_path / "checkpoint" / "entities.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="entities.parquet does not exist; give --entities"):
+        evaluate_entity_recognition(Benchmark(), checkpoint, query=images)
+
+
+def test_a_head_of_another_build_is_refused(checkpoint, images, tmp_path):
+    write_entities(tmp_path / "checkpoint", ids=("Q-red", "Q-green", "Q-blue"), counts=(1, 1, 1), labels=(0, 1, 2))
+    with pytest.raises(ValueError, match="does not have the 3 rows of entities.parquet"):
+        evaluate_entity_recognition(Benchmark(), checkpoint, query=images)
+
+
+def test_a_table_out_of_order_is_refused(tmp_path):
+    write_entities(tmp_path, labels=(1, 0))
+    with pytest.raises(ValueError, match="row i must hold entity_label i"):
+        read_entities(str(tmp_path / "entities.parquet"))
+
+
+def test_the_sample_knowledge_base_reads_without_unpacking():
+    entities = read_entities("sample_data/entities.jsonl.gz")
+    assert len(entities.entity_ids) == len(entities.texts) == 27906
+
+
+def test_an_entity_without_images_is_in_no_band(tmp_path):
+    write_entities(tmp_path, counts=(0, 1000))
+    seen = read_entities(str(tmp_path / "entities.parquet"))
+    scores = scores_by_band({"head": np.array([1.0, 1.0])}, ["Q-red", "Q-green"], seen)
+    assert list(scores) == ["head top-1", "head top-5", "head top-1, 1000+ images"]
