@@ -4,31 +4,56 @@ Importing the package registers MOFI with transformers' Auto classes. Training i
 which needs the extra `train`.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
 from .configuration_mofi import MofiConfig
 from .entity_head_mofi import MofiEntityHead
 from .image_processing_mofi import MofiImageProcessor
-from .modeling_mofi import MofiModel, MofiOutput, MofiPreTrainedModel
+from .modeling_mofi import (
+    MofiForImageClassification,
+    MofiModel,
+    MofiOutput,
+    MofiPreTrainedModel,
+    MofiTextModel,
+    MofiTextModelWithProjection,
+    MofiVisionModel,
+    MofiVisionModelWithProjection,
+)
 from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
 from .processing_mofi import MofiProcessor
 
 
+TOWERS = (MofiVisionModel, MofiTextModel, MofiVisionModelWithProjection, MofiTextModelWithProjection)
+
 AutoConfig.register(MofiConfig.model_type, MofiConfig, exist_ok=True)
-AutoModel.register(MofiConfig, MofiModel, exist_ok=True)
+# Of several models for one configuration, the one that the checkpoint's `architectures` names is taken.
+AutoModel.register(MofiConfig, (MofiModel, *TOWERS), exist_ok=True)
 AutoModelForPreTraining.register(MofiConfig, MofiForPreTraining, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(MofiConfig, MofiModel, exist_ok=True)
+AutoModelForImageClassification.register(MofiConfig, MofiForImageClassification, exist_ok=True)
 AutoImageProcessor.register(MofiConfig, image_processor_classes={"pil": MofiImageProcessor}, exist_ok=True)
 AutoProcessor.register(MofiConfig, MofiProcessor, exist_ok=True)
 
 # What is saved names its classes in auto_map and takes their source files along, for use without this package.
 MofiConfig.register_for_auto_class()
-MofiModel.register_for_auto_class("AutoModel")
+for model_class in (MofiModel, *TOWERS):
+    model_class.register_for_auto_class("AutoModel")
+MofiForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 MofiImageProcessor.register_for_auto_class("AutoImageProcessor")
 MofiProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "MofiConfig",
     "MofiEntityHead",
+    "MofiForImageClassification",
     "MofiForPreTraining",
     "MofiForPreTrainingOutput",
     "MofiImageProcessor",
@@ -36,4 +61,8 @@ __all__ = [
     "MofiOutput",
     "MofiPreTrainedModel",
     "MofiProcessor",
+    "MofiTextModel",
+    "MofiTextModelWithProjection",
+    "MofiVisionModel",
+    "MofiVisionModelWithProjection",
 ]

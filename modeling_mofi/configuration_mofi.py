@@ -18,8 +18,9 @@ class MofiConfig(PreTrainedConfig):
         logit_scale_init_value: Initial log of the inverse temperature; 2.6592 is ln(1 / 0.07), as in CLIP.
         initializer_factor: Factor on the standard deviation of all initial weights.
         text_pooling: Which token's state is the text's feature. `"eos_first"` takes the first EOS, or the last
-            attended token of a text without one. `"argmax"` takes the highest token id, as CLIP does for
-            checkpoints whose `eos_token_id` is 2; such CLIP configurations get it when they are loaded.
+            attended token of a text without one; where BOS and EOS are one id, the first token is no EOS.
+            `"argmax"` takes the highest token id, as CLIP does for checkpoints whose `eos_token_id` is 2; such CLIP
+            configurations get it when they are loaded.
         num_entities: Classes of the entity head, 0 for a model without one. It is not `num_labels`: two million
             label names would make config.json 120 MB.
 
@@ -48,13 +49,28 @@ class MofiConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling is {self.text_pooling!r}; it must be one of {', '.join(TEXT_POOLINGS)}.")
+        if self.text_pooling == "eos_first" and not isinstance(self.text_config.eos_token_id, int):
+            raise ValueError(
+                f"text_config.eos_token_id is {self.text_config.eos_token_id!r}; text_pooling 'eos_first' needs "
+                "the id of the token that ends a text."
+            )
         if self.num_entities < 0:
             raise ValueError(f"num_entities is {self.num_entities}; it must be 0 (no entity head) or more.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "MofiConfig":
-        """Builds the configuration from a MOFI or a CLIP config.json; a CLIP text tower keeps CLIP's pooling."""
-        if config_dict.get("model_type") == "clip":
+        """Builds the configuration from a MOFI or a CLIP config.json; a CLIP text tower keeps CLIP's pooling.
+
+        Raises:
+            ValueError: If the config.json is another model's.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type not in (cls.model_type, "clip"):
+            raise ValueError(
+                f"The config.json is of a {model_type!r} model; MOFI loads those of model_type 'mofi' or 'clip'. "
+                "Load this one with transformers' AutoModel."
+            )
+        if model_type == "clip":
             clip_config = CLIPConfig(**config_dict)
             config_dict = {**clip_config.to_dict(), "text_pooling": clip_text_pooling(clip_config)}
             for key in ("model_type", "architectures", "auto_map"):

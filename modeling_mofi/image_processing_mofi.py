@@ -25,7 +25,8 @@ class MofiImageProcessor(PilBackend):
 
     The defaults are the release's transform: shorter edge to 224, bilinear without antialiasing. `CLIPImageProcessor`
     is not equivalent: it resizes 8-bit images, bicubic, with antialiasing. A `size` with `height` and `width`
-    stretches the image instead. Transparent images are laid on white, 16-bit ones scaled to 8.
+    stretches the image instead. Beyond the release, images are turned upright as their EXIF data say, transparent
+    ones laid on white and 16-bit ones scaled to 8.
 
     Source: https://github.com/apple/ml-mofi (eval/utils.py).
     """
@@ -104,19 +105,28 @@ class MofiImageProcessor(PilBackend):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns a PIL image of any mode into RGB: turned upright, transparency laid on white, 16-bit scaled to 8-bit."""
+    """Turns a PIL image of any mode into RGB: turned upright, transparency laid on white, deeper levels as 8-bit."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        levels = np.asarray(image, dtype=np.float32)
-        largest = 65535.0 if levels.size and levels.max() > 255 else 255.0
-        return Image.fromarray((levels / largest * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(to_8_bit(np.asarray(image, dtype=np.float32), mode=image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def to_8_bit(levels: np.ndarray, *, mode: str) -> np.ndarray:
+    """Scales grey levels of PIL mode I;16, I or F to uint8 in [0, 255].
+
+    I;16 has 16 bits. What I and F hold is not said anywhere: levels up to 1 (F), up to 255, or 16 bits.
+    """
+    largest = 65535.0
+    if ";" not in mode and levels.max(initial=0) <= 255:
+        largest = 1.0 if mode == "F" and levels.max(initial=0) <= 1 else 255.0
+    return (levels * (255 / largest)).round().clip(0, 255).astype(np.uint8)
 
 
 def output_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:

@@ -1,18 +1,32 @@
-"""MOFI's model: a CLIP vision tower and a CLIP text tower, projected into one space of entities."""
+"""MOFI's models: a CLIP vision tower and a CLIP text tower, projected into one space of entities."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mofi import MofiConfig
 from .losses_mofi import contrastive_loss
+from .text_pooling_mofi import encode_texts
+
+
+# What a published checkpoint answers to besides `AutoModel`.
+AUTO_MAP = {
+    "AutoModel": "modeling_mofi.MofiModel",
+    "AutoModelForZeroShotImageClassification": "modeling_mofi.MofiModel",
+    "AutoModelForImageClassification": "modeling_mofi.MofiForImageClassification",
+}
+TEXT_KEYS = (r"^text_model\.", r"^text_projection\.")
+VISION_KEYS = (r"^vision_model\.", r"^visual_projection\.")
 
 
 @dataclass
@@ -42,12 +56,14 @@ class MofiOutput(ModelOutput):
 
 
 class MofiPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and loading shared by MOFI's models."""
+    """Weight initialisation, loading and saving shared by MOFI's models."""
 
     config_class = MofiConfig
     base_model_prefix = "mofi"
     input_modalities = ("image", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    # Buffers that old CLIP checkpoints stored.
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -58,11 +74,41 @@ class MofiPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # The towers initialise themselves, as CLIP models do.
         super()._init_weights(module)
-        if isinstance(module, MofiModel):
-            factor = self.config.initializer_factor
-            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
-            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
+        if not isinstance(module, MofiPreTrainedModel):
+            return
+        for name in ("visual_projection", "text_projection", "classifier"):
+            layer = getattr(module, name, None)
+            # Quantisation may have replaced the weight.
+            if getattr(layer, "weight", None) is not None:
+                init.normal_(layer.weight, std=layer.in_features**-0.5 * self.config.initializer_factor)
+        if isinstance(getattr(module, "logit_scale", None), nn.Parameter):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> "MofiPreTrainedModel":
+        """Loads safetensors only, unless `use_safetensors=False` is given: pickled weights can run any code.
+
+        Raises:
+            ValueError: If a local folder has pickled weights and no safetensors.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        folder = Path(pretrained_model_name_or_path)
+        if kwargs["use_safetensors"] and folder.is_dir() and kwargs.get("state_dict") is None:
+            pickles = sorted(path.name for path in folder.glob("*.bin"))
+            if pickles and not list(folder.rglob("*.safetensors")):
+                raise ValueError(
+                    f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take "
+                    "a copy in safetensors, or pass use_safetensors=False if you trust the file's origin."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves weights and configuration, and with them the source files that load them without this package."""
+        if self._auto_class is not None:
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
+        super().save_pretrained(save_directory, **kwargs)
 
 
 class MofiModel(MofiPreTrainedModel):
@@ -123,31 +169,11 @@ class MofiModel(MofiPreTrainedModel):
             input_ids: Token ids `[B, L]`, padded on the right, each text ended by EOS.
             attention_mask: 1 for tokens, 0 for padding, `[B, L]`.
         """
-        outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            return_dict=True,
-            **kwargs,
+        outputs = encode_texts(
+            self.text_model, self.config, input_ids, attention_mask, position_ids=position_ids, **kwargs
         )
-        pooled = self._pool_text(outputs.last_hidden_state, input_ids, attention_mask)
-        outputs.pooler_output = self.text_projection(pooled)  # [B, D]
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)  # [B, D]
         return outputs
-
-    def _pool_text(
-        self, hidden_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Takes each text's state at the position that `text_pooling` names: `[B, L, H]` to `[B, H]`."""
-        # CLIPTextModel pools at the highest id whenever eos_token_id is 2, which is wrong where EOS really has id 2.
-        input_ids = input_ids.view(-1, input_ids.shape[-1]).to(hidden_states.device)
-        if self.config.text_pooling == "argmax":
-            positions = input_ids.to(torch.int).argmax(dim=-1)
-        else:
-            is_eos = input_ids == self.config.text_config.eos_token_id
-            positions = torch.where(
-                is_eos.any(dim=-1), is_eos.int().argmax(dim=-1), last_attended(input_ids, attention_mask)
-            )
-        return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), positions]
 
     @can_return_tuple
     def forward(
@@ -193,15 +219,118 @@ class MofiModel(MofiPreTrainedModel):
         return output
 
 
+class MofiVisionModel(MofiPreTrainedModel):
+    """The vision tower alone, without projection; takes its weights from any MOFI or CLIP checkpoint."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^visual_projection\.", *TEXT_KEYS]
+
+    def __init__(self, config: MofiConfig):
+        super().__init__(config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple | BaseModelOutputWithPooling:
+        """Encodes images `[B, 3, H, W]`; `pooler_output` is the state of the class token `[B, H]`."""
+        return self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+
+
+class MofiTextModel(MofiPreTrainedModel):
+    """The text tower alone, without projection; takes its weights from any MOFI or CLIP checkpoint."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^text_projection\.", *VISION_KEYS]
+
+    def __init__(self, config: MofiConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Encodes texts `[B, L]`; `pooler_output` is the state that `text_pooling` names `[B, H]`."""
+        return encode_texts(self.text_model, self.config, input_ids, attention_mask, **kwargs)
+
+
+class MofiVisionModelWithProjection(MofiPreTrainedModel):
+    """Images to unit-length `image_embeds`, those of `MofiModel`, without loading a text tower."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", *TEXT_KEYS]
+
+    def __init__(self, config: MofiConfig):
+        super().__init__(config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple | CLIPVisionModelOutput:
+        """Embeds images `[B, 3, H, W]` as `image_embeds` `[B, D]`."""
+        outputs = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        embeds = unit_length(self.visual_projection(outputs.pooler_output))
+        return CLIPVisionModelOutput(
+            embeds, outputs.last_hidden_state, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MofiTextModelWithProjection(MofiPreTrainedModel):
+    """Texts to unit-length `text_embeds`, those of `MofiModel`, without loading a vision tower."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", *VISION_KEYS]
+
+    def __init__(self, config: MofiConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple | CLIPTextModelOutput:
+        """Embeds texts `[B, L]` as `text_embeds` `[B, D]`."""
+        outputs = encode_texts(self.text_model, self.config, input_ids, attention_mask, **kwargs)
+        embeds = unit_length(self.text_projection(outputs.pooler_output))
+        return CLIPTextModelOutput(
+            embeds, outputs.last_hidden_state, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MofiForImageClassification(MofiPreTrainedModel):
+    """The vision tower with a new linear layer of `config.num_labels` classes, for fine-tuning on labelled images."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^visual_projection\.", *TEXT_KEYS]
+
+    def __init__(self, config: MofiConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple | ImageClassifierOutput:
+        """Classifies images `[B, 3, H, W]` by the class token, the one MOFI trains; `labels` `[B]` add a loss."""
+        outputs = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        logits = self.classifier(outputs.pooler_output)  # [B, num_labels]
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
 def unit_length(features: torch.Tensor) -> torch.Tensor:
     """Scales each row of `[B, D]` to length 1."""
     # Not `Tensor.norm`: sum and power export everywhere, as in CLIP.
     return features / features.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
-
-
-def last_attended(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Position of each text's last attended token, `[B]`."""
-    if attention_mask is None:
-        return torch.full(input_ids.shape[:1], input_ids.shape[1] - 1, device=input_ids.device)
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return (positions * attention_mask.view_as(input_ids).to(input_ids.device)).argmax(dim=-1)

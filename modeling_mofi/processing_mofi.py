@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import ProcessorMixin
+from transformers import BatchEncoding, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
 
 from .image_processing_mofi import MofiImageProcessor
+
+
+class MofiProcessorKwargs(ProcessingKwargs, total=False):
+    """Texts of a batch are padded to the longest and cut off at the context's length, EOS kept."""
+
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
 
 
 class MofiProcessor(ProcessorMixin):
@@ -16,10 +23,12 @@ class MofiProcessor(ProcessorMixin):
         tokenizer: Turns texts into `input_ids`, truncated to its `model_max_length` with EOS kept.
     """
 
+    valid_processor_kwargs = MofiProcessorKwargs
+
     def __init__(self, image_processor: MofiImageProcessor | None = None, tokenizer: Any | None = None, **kwargs: Any):
-        if getattr(tokenizer, "padding_side", "right") != "right":
-            # Left padding shifts positions, which the text tower was never trained for.
-            tokenizer.padding_side = "right"
+        if tokenizer is not None:
+            # Left padding shifts positions, which the text tower was never trained for; so would cutting off the left.
+            tokenizer.padding_side = tokenizer.truncation_side = "right"
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @staticmethod
@@ -30,7 +39,9 @@ class MofiProcessor(ProcessorMixin):
         """
         return f"{name}, {description}" if description else name
 
-    def encode_entities(self, names: Sequence[str], descriptions: Sequence[str | None] | None = None, **kwargs: Any):
+    def encode_entities(
+        self, names: Sequence[str], descriptions: Sequence[str | None] | None = None, **kwargs: Any
+    ) -> BatchEncoding:
         """Tokenizes entities, padded and truncated: `input_ids` and `attention_mask` of shape `[len(names), L]`."""
         descriptions = descriptions if descriptions is not None else [None] * len(names)
         texts = [self.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
