@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
@@ -91,18 +92,19 @@ class MofiPreTrainedModel(PreTrainedModel):
         """Loads safetensors only, unless `use_safetensors=False` is given: pickled weights can run any code.
 
         Raises:
-            ValueError: If a local folder has pickled weights and no safetensors.
+            ValueError: If a local folder has pickled weights and no safetensors, or a damaged file.
         """
         kwargs.setdefault("use_safetensors", True)
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path or "")
         if kwargs["use_safetensors"] and folder.is_dir() and kwargs.get("state_dict") is None:
-            pickles = sorted(path.name for path in folder.glob("*.bin"))
-            if pickles and not list(folder.rglob("*.safetensors")):
-                raise ValueError(
-                    f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take "
-                    "a copy in safetensors, or pass use_safetensors=False if you trust the file's origin."
-                )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            refuse_pickles(folder)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"A .safetensors file of {pretrained_model_name_or_path} is damaged or incomplete ({error}). Copy or "
+                "download it again."
+            ) from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves weights and configuration, and with them the source files that load them without this package."""
@@ -328,6 +330,16 @@ class MofiForImageClassification(MofiPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)  # [B, num_labels]
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises ValueError if a folder has pickled weights and no safetensors."""
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles and not any(folder.rglob("*.safetensors")):
+        raise ValueError(
+            f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take a copy in "
+            "safetensors, or pass use_safetensors=False if you trust the file's origin."
+        )
 
 
 def unit_length(features: torch.Tensor) -> torch.Tensor:
