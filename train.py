@@ -8,6 +8,7 @@ goes on from the last complete checkpoint, or says that everything is done.
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from modeling_mofi import MofiConfig, MofiForPreTraining, MofiImageProcessor, Mo
 from modeling_mofi.augmentation_mofi import Augmentation
 from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
 from modeling_mofi.recipe_parser import parse_recipe
-from modeling_mofi.trainer_mofi import MofiTrainer, MofiTrainingArguments, parse_json_field
+from modeling_mofi.trainer_mofi import MofiTrainer
+from modeling_mofi.training_arguments_mofi import MofiTrainingArguments, parse_json_field
 from modeling_mofi.training_data_mofi import MofiDataCollator, PositionDataset
 
 
@@ -91,6 +93,7 @@ def main() -> None:
 def set_up_logging(args: MofiTrainingArguments) -> None:
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING, format="%(message)s")
     transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()  # Of loading and saving; training keeps its own.
     for noisy in ("httpx", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.set_seed(args.seed)
@@ -267,12 +270,13 @@ def build_trainer(
     unknown = set(args.augmentation) - {field.name for field in fields(Augmentation)}
     if unknown:
         raise ValueError(f"augmentation has the unknown settings {', '.join(sorted(unknown))}.")
+    augmentation = Augmentation(**args.augmentation)
     collator = MofiDataCollator(
         processor,
         image_size=(image_size, image_size),
         text_proportions=None if args.recipe == "supervised" else args.text_proportions,
         entities=entities,
-        augmentation=Augmentation(**args.augmentation),
+        augmentation=augmentation,
         seed=args.seed,
     )
     columns = [column for column in rows.column_names if column != "entities"]
@@ -280,7 +284,10 @@ def build_trainer(
         model,
         args=args,
         train_dataset=PositionDataset(
-            rows.select_columns(columns), image_size=image_size, keep_decoded=data_args.keep_decoded
+            rows.select_columns(columns),
+            # The smallest crop still has a pixel of its own for each pixel of the view.
+            min_side=math.ceil(image_size * max(2.0, augmentation.min_crop_area**-0.5)),
+            keep_decoded=data_args.keep_decoded,
         ),
         data_collator=collator,
         processing_class=processor,

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from .entity_head_mofi import MofiEntityHead
+from .row_files_mofi import load_rows, save_rows
 
+
+HEAD_OPTIMIZER_NAME = "entity_head_optimizer"
+MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE_NAME = "trainer_state.json"  # Written last: a checkpoint without a valid one was interrupted.
 
 
@@ -74,6 +79,30 @@ def _put_tensors(structure: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         values = [_put_tensors(value, tensors) for value in content]
         return tuple(values) if kind == "tuple" else values
     return content
+
+
+def save_optimizer(
+    folder: str | Path, optimizer: torch.optim.Optimizer, head: MofiEntityHead | None, *, is_main: bool
+) -> None:
+    """Writes the towers' part from the main process, and from every process the moments of its rows of the head."""
+    state = optimizer.state_dict()
+    if head is not None:
+        # A copy: what torch calls a state dict holds the live dictionaries of each parameter.
+        moments = dict(state["head"]["state"].get(0, {}))
+        rows = {name: moments.pop(name) for name in MOMENTS if name in moments}
+        save_rows(folder, rows, name=HEAD_OPTIMIZER_NAME, num_rows=head.num_entities)
+        state["head"]["state"] = {0: moments} if moments else {}
+    if is_main:
+        save_state(folder, "optimizer", state)
+
+
+def load_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer, head: MofiEntityHead | None) -> None:
+    """Restores what `save_optimizer` wrote, on any number of processes."""
+    state = load_state(folder, "optimizer")
+    if head is not None and state["head"]["state"]:
+        rows = load_rows(folder, name=HEAD_OPTIMIZER_NAME, first_row=head.first_row, end_row=head.end_row)
+        state["head"]["state"][0].update(rows)
+    optimizer.load_state_dict(state)
 
 
 def random_states() -> dict[str, Any]:

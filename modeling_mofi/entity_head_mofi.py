@@ -1,22 +1,14 @@
 """The entity head: one unit vector per entity, millions of them, shared out over processes and updated row by row."""
 
-import json
-import logging
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from .losses_mofi import MAX_LOGITS, first_own_row, gather_rows, is_distributed, margin_softmax_loss
+from .losses_mofi import MAX_LOGITS, margin_softmax_loss
+from .processes_mofi import gather_rows, process_place, row_counts
+from .row_files_mofi import own_rows
 
 
-logger = logging.getLogger(__name__)
-
-HEAD_NAME = "entity_head"
 ROWS_PER_BLOCK = 4096  # Initial rows are drawn block by block, so that they do not depend on who owns them.
 
 
@@ -49,6 +41,8 @@ class MofiEntityHead(nn.Module):
         super().__init__()
         if num_sampled_entities is not None and num_sampled_entities < 1:
             raise ValueError(f"num_sampled_entities is {num_sampled_entities}; it must be positive, or null for all.")
+        if num_entities < process_place()[1]:
+            raise ValueError(f"num_entities is {num_entities}; each of {process_place()[1]} processes needs a row.")
         self.num_entities = num_entities
         self.scale, self.margin, self.seed = scale, margin, seed
         self.num_sampled_entities = num_sampled_entities
@@ -84,17 +78,16 @@ class MofiEntityHead(nn.Module):
         """
         entity_labels = entity_labels.view(-1)
         self._check_labels(entity_labels)
-        first, num_own = first_own_row(len(entity_labels)), len(entity_labels)
-        all_embeds, all_labels = gather_rows(image_embeds.float()), gather_rows(entity_labels)  # [N, D], [N]
+        counts = row_counts(image_embeds)
+        all_embeds = gather_rows(image_embeds.float(), counts)  # [N, D]
+        all_labels = gather_rows(entity_labels, counts)  # [N]
         index, target_columns = self._select_rows(all_labels)
-        rows = F.normalize(F.embedding(index, self.weight, sparse=True), dim=-1)  # [S, D]
-        losses = margin_softmax_loss(
-            all_embeds, rows, target_columns, scale=self.scale, margin=self.margin, max_logits=MAX_LOGITS
-        )
+        rows = F.normalize(F.embedding(index, self.weight, sparse=True).float(), dim=-1)  # [S, D]
+        losses = margin_softmax_loss(all_embeds, rows, target_columns, scale=self.scale, margin=self.margin)
         is_labelled = (all_labels >= 0).float()
-        own = slice(first, first + num_own)
-        num_processes = dist.get_world_size() if is_distributed() else 1
-        return (losses * is_labelled)[own].sum() * num_processes / is_labelled.sum().clamp(min=1)
+        first = sum(counts[: process_place()[0]])
+        own_sum = (losses * is_labelled)[first : first + len(entity_labels)].sum()
+        return own_sum * len(counts) / is_labelled.sum().clamp(min=1)
 
     def _check_labels(self, entity_labels: torch.Tensor) -> None:
         if entity_labels.numel() and entity_labels.max() >= self.num_entities:
@@ -130,7 +123,7 @@ class MofiEntityHead(nn.Module):
     def memory_plan(self, *, batch_size: int) -> str:
         """Says in one line what the head holds and what a step with N = `batch_size` global rows adds, in MB."""
         num_rows, dim = self.weight.shape
-        num_processes = dist.get_world_size() if is_distributed() else 1
+        num_processes = process_place()[1]
         sampled = num_rows
         if self.num_sampled_entities is not None:
             sampled = min(num_rows, self.num_sampled_entities // num_processes + batch_size)
@@ -143,56 +136,3 @@ class MofiEntityHead(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_entities} entities, rows {self.first_row} to {self.end_row}, margin {self.margin}"
-
-
-def own_rows(num_entities: int) -> tuple[int, int]:
-    """First row of this process and the end of its range; the ranges of all processes tile `[0, num_entities)`."""
-    rank, size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
-    return num_entities * rank // size, num_entities * (rank + 1) // size
-
-
-def save_rows(folder: str | Path, tensors: dict[str, torch.Tensor], *, name: str = HEAD_NAME, num_rows: int) -> None:
-    """Writes this process's range of row-wise tensors `[rows, ...]` to one safetensors file, named by rank."""
-    rank, size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
-    file_name = f"{name}.safetensors" if size == 1 else f"{name}-{rank + 1:05d}-of-{size:05d}.safetensors"
-    first_row, end_row = own_rows(num_rows)
-    metadata = {"format": "pt", "first_row": str(first_row), "end_row": str(end_row), "num_rows": str(num_rows)}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, Path(folder) / file_name, metadata=metadata)
-
-
-def row_files(folder: str | Path, name: str = HEAD_NAME) -> list[Path]:
-    """Lists the files of a row-wise save, of however many processes."""
-    single = Path(folder) / f"{name}.safetensors"
-    return [single] if single.is_file() else sorted(Path(folder).glob(f"{name}-?????-of-?????.safetensors"))
-
-
-def load_rows(folder: str | Path, *, name: str = HEAD_NAME, first_row: int, end_row: int) -> dict[str, torch.Tensor]:
-    """Reads rows `[first_row, end_row)` from a save by any number of processes, without reading the others.
-
-    Raises:
-        FileNotFoundError: If the folder has no such save.
-        ValueError: If its files do not hold every row asked for.
-    """
-    files = row_files(folder, name)
-    if not files:
-        raise FileNotFoundError(f"{folder} has no {name}.safetensors and no {name}-*-of-*.safetensors.")
-    parts: dict[str, list[torch.Tensor]] = {}
-    found = first_row
-    for path in files:
-        with safe_open(path, framework="pt") as rows:
-            metadata = rows.metadata() or {}
-            start = max(first_row, int(metadata.get("first_row", 0)))
-            end = min(end_row, int(metadata.get("end_row", end_row)))
-            if start >= end:
-                continue
-            if start != found:
-                break
-            offset, found = int(metadata.get("first_row", 0)), end
-            for key in rows.keys():  # noqa: SIM118 - safe_open is no mapping.
-                parts.setdefault(key, []).append(rows.get_slice(key)[start - offset : end - offset])
-    if found != end_row:
-        missing = json.dumps([found, end_row])
-        raise ValueError(f"{name} in {folder} lacks rows {missing}; a file of its {len(files)} is missing or partial.")
-    return {key: torch.cat(tensors) for key, tensors in parts.items()}

@@ -5,17 +5,13 @@ average gradients over processes, so the gradient that results is the one of a s
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .processes_mofi import all_reduce, gather_rows, process_place, row_counts
+
 
 MAX_LOGITS = 2**26  # Elements of one fp32 block of logits (256 MiB); larger products are computed in chunks of rows.
-
-
-def is_distributed() -> bool:
-    """Whether several processes train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def contrastive_loss(
@@ -40,34 +36,34 @@ def contrastive_loss(
     """
     with torch.autocast(image_embeds.device.type, enabled=False):
         image_embeds, text_embeds, logit_scale = image_embeds.float(), text_embeds.float(), logit_scale.float()
+        counts = row_counts(image_embeds)
+        first = sum(counts[: process_place()[0]])
         # Own rows against gathered columns: every pair is computed once, and its gradient reaches both owners.
-        all_images, all_texts = gather_rows(image_embeds), gather_rows(text_embeds)  # [N, D]
-        first = first_own_row(len(image_embeds))
-        labels = None if entity_labels is None else gather_rows(entity_labels.view(-1))
+        all_images, all_texts = gather_rows(image_embeds, counts), gather_rows(text_embeds, counts)  # [N, D]
+        labels = None if entity_labels is None else gather_rows(entity_labels.view(-1), counts)
         image_loss = _matching_loss(image_embeds * logit_scale, all_texts, first, labels, max_logits)
         text_loss = _matching_loss(text_embeds * logit_scale, all_images, first, labels, max_logits)
     # Differs from a plain mean only if processes hold different numbers of rows.
-    num_processes = dist.get_world_size() if is_distributed() else 1
-    return (image_loss + text_loss) / 2 * num_processes / len(all_images)
+    return (image_loss + text_loss) / 2 * len(counts) / sum(counts)
 
 
 def _matching_loss(
     rows: torch.Tensor, columns: torch.Tensor, first: int, labels: torch.Tensor | None, max_logits: int
 ) -> torch.Tensor:
     """Sum over rows `[B, D]` of the cross-entropy whose right column is `first + row`, among `[N, D]` columns."""
+    targets = torch.arange(first, first + len(rows), device=rows.device)
     chunk_size = max(1, max_logits // len(columns))
-    total = rows.new_zeros(())
-    for start in range(0, len(rows), chunk_size):
-        chunk = rows[start : start + chunk_size]
-        targets = torch.arange(first + start, first + start + len(chunk), device=rows.device)
-        if len(rows) <= chunk_size:
-            return _chunk_matching_loss(chunk, columns, targets, labels)
-        total = total + checkpoint(_chunk_matching_loss, chunk, columns, targets, labels, use_reentrant=False)
-    return total
+    if len(rows) <= chunk_size:
+        return _chunk_matching_loss(rows, targets, columns, labels)
+    losses = [
+        checkpoint(_chunk_matching_loss, *chunk, columns, labels, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(rows.split(chunk_size), targets.split(chunk_size), strict=True)
+    ]
+    return torch.stack(losses).sum()
 
 
 def _chunk_matching_loss(
-    rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None
+    rows: torch.Tensor, targets: torch.Tensor, columns: torch.Tensor, labels: torch.Tensor | None
 ) -> torch.Tensor:
     logits = rows @ columns.t()  # [chunk, N]
     if labels is not None:
@@ -76,47 +72,6 @@ def _chunk_matching_loss(
         is_false_negative.scatter_(1, targets[:, None], False)
         logits = logits.masked_fill(is_false_negative, -torch.inf)
     return F.cross_entropy(logits, targets, reduction="sum")
-
-
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Concatenates the rows of all processes in rank order: `[B, ...]` to `[N, ...]`, gradients included.
-
-    Processes may hold different numbers of rows.
-    """
-    return _GatherRows.apply(rows) if is_distributed() else rows
-
-
-def first_own_row(num_rows: int) -> int:
-    """Index in `gather_rows` of this process's first row."""
-    return sum(row_counts(num_rows)[: dist.get_rank()]) if is_distributed() else 0
-
-
-def row_counts(num_rows: int) -> list[int]:
-    """Number of rows that each process holds."""
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    counts = torch.zeros(dist.get_world_size(), dtype=torch.long, device=device)
-    counts[dist.get_rank()] = num_rows
-    dist.all_reduce(counts)
-    return counts.tolist()
-
-
-class _GatherRows(torch.autograd.Function):
-    """All-gather whose backward returns to each process the sum of all processes' gradients for its rows."""
-
-    @staticmethod
-    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
-        ctx.counts = row_counts(len(rows))
-        padded = rows.new_zeros(max(ctx.counts), *rows.shape[1:])
-        padded[: len(rows)] = rows.detach()
-        gathered = [torch.empty_like(padded) for _ in ctx.counts]
-        dist.all_gather(gathered, padded)
-        return torch.cat([part[:count] for part, count in zip(gathered, ctx.counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.split(ctx.counts)[dist.get_rank()]
 
 
 def margin_softmax_loss(
@@ -162,9 +117,9 @@ class _MarginSoftmax(torch.autograd.Function):
             logits[owned, columns] = -torch.inf
             maxima[chunk] = _row_max(logits)
             sums[chunk] = (logits - maxima[chunk][:, None]).exp_().sum(dim=1)
-        global_maxima = _all_reduce(maxima.clone(), "MAX")
-        sums = _all_reduce(sums * (maxima - global_maxima).exp(), "SUM")
-        targets = _all_reduce(targets, "SUM")
+        global_maxima = all_reduce(maxima.clone(), "MAX")
+        sums = all_reduce(sums * (maxima - global_maxima).exp(), "SUM")
+        targets = all_reduce(targets, "SUM")
         negatives = global_maxima + sums.log()
         ctx.save_for_backward(embeds, rows, target_columns, negatives, targets)
         return F.softplus(negatives - targets)
@@ -174,7 +129,7 @@ class _MarginSoftmax(torch.autograd.Function):
         embeds, rows, target_columns, negatives, targets = ctx.saved_tensors
         normalisers, scale = torch.logaddexp(negatives, targets), ctx.settings[0]
         # A process's objective is the loss of its own rows only; the others' come from the others.
-        gradient = _all_reduce(gradient.contiguous().clone(), "SUM")
+        gradient = all_reduce(gradient.contiguous().clone(), "SUM")
         embeds_gradient, rows_gradient = torch.zeros_like(embeds), torch.zeros_like(rows)
         with torch.autocast(embeds.device.type, enabled=False):
             for chunk, logits, owned, columns in _logit_chunks(embeds, rows, target_columns, *ctx.settings):
@@ -185,7 +140,7 @@ class _MarginSoftmax(torch.autograd.Function):
                 embeds_gradient[chunk] = probabilities @ rows
                 rows_gradient.addmm_(probabilities.t(), embeds[chunk])
         # No wrapper averages the rows' gradient over processes as it does the towers'; this does.
-        rows_gradient /= dist.get_world_size() if is_distributed() else 1
+        rows_gradient /= process_place()[1]
         return embeds_gradient, rows_gradient, None, None, None, None
 
 
@@ -204,9 +159,3 @@ def _row_max(logits: torch.Tensor) -> torch.Tensor:
     """Largest logit per row, finite also where a row has no negative on this process."""
     lowest = torch.finfo(logits.dtype).min / 2
     return logits.amax(dim=1).clamp(min=lowest) if logits.shape[1] else logits.new_full(logits.shape[:1], lowest)
-
-
-def _all_reduce(values: torch.Tensor, operation: str) -> torch.Tensor:
-    if is_distributed():
-        dist.all_reduce(values, op=getattr(dist.ReduceOp, operation))
-    return values

@@ -9,9 +9,13 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_mofi import MofiConfig
-from .entity_head_mofi import MofiEntityHead, load_rows, row_files, save_rows
+from .entity_head_mofi import MofiEntityHead
 from .losses_mofi import contrastive_loss
 from .modeling_mofi import MofiModel, MofiPreTrainedModel
+from .row_files_mofi import load_rows, num_saved_rows, save_rows
+
+
+HEAD_NAME = "entity_head"  # Name of the head's files beside the towers'.
 
 
 @dataclass
@@ -109,14 +113,17 @@ class MofiForPreTraining(MofiPreTrainedModel):
         if is_main_process:
             self.mofi.save_pretrained(save_directory, **kwargs)
         if self.entity_head is not None:
-            save_rows(save_directory, {"weight": self.entity_head.weight}, num_rows=self.config.num_entities)
+            tensors = {"weight": self.entity_head.weight}
+            save_rows(save_directory, tensors, name=HEAD_NAME, num_rows=self.entity_head.num_entities)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
         """Loads the towers from any MOFI or CLIP checkpoint, and the head where the folder holds one of its size."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if model.entity_head is not None and row_files(pretrained_model_name_or_path):
-            model.load_head(pretrained_model_name_or_path)
+        if model.entity_head is not None:
+            saved = num_saved_rows(pretrained_model_name_or_path, name=HEAD_NAME)
+            if saved == model.entity_head.num_entities:
+                model.load_head(pretrained_model_name_or_path)
         return model
 
     @torch.no_grad()
@@ -127,7 +134,10 @@ class MofiForPreTraining(MofiPreTrainedModel):
             ValueError: If the save is of another size.
         """
         head = self.entity_head
-        rows = load_rows(folder, first_row=head.first_row, end_row=head.end_row)["weight"]
+        saved = num_saved_rows(folder, name=HEAD_NAME)
+        if saved not in (None, head.num_entities):
+            raise ValueError(f"The head in {folder} has {saved} entities, this model's has {head.num_entities}.")
+        rows = load_rows(folder, name=HEAD_NAME, first_row=head.first_row, end_row=head.end_row)["weight"]
         if rows.shape != head.weight.shape:
             raise ValueError(
                 f"The head in {folder} has rows of size {rows.shape[1]}, this model's have {head.weight.shape[1]}."

@@ -1,92 +1,39 @@
 """MofiTrainer: transformers' Trainer with MOFI's two losses, two optimizers, and a state that resumes to the bit."""
 
-import json
 import logging
 import math
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
-from .checkpoint_mofi import STATE_NAME, load_state, random_states, save_state, set_random_states
-from .entity_head_mofi import load_rows, save_rows
-from .losses_mofi import is_distributed
+from .checkpoint_mofi import (
+    STATE_NAME,
+    load_optimizer,
+    load_state,
+    random_states,
+    read_json,
+    save_optimizer,
+    save_state,
+    set_random_states,
+)
 from .modeling_mofi import MofiModel
 from .optimizer_mofi import TowersAndHeadOptimizer
 from .pretraining_mofi import MofiForPreTraining
+from .processes_mofi import all_reduce, wait_for_all
+from .training_arguments_mofi import MofiTrainingArguments
 from .training_data_mofi import PositionSampler
 
 
 logger = logging.getLogger(__name__)
 
-RECIPES = ("multi-task", "supervised", "contrastive")
-NONFINITE_POLICIES = ("stop", "skip")
-HEAD_OPTIMIZER_NAME = "entity_head_optimizer"
 MAX_LOGIT_SCALE = math.log(100)  # As in CLIP: a larger inverse temperature is unstable.
-
-
-@dataclass
-class MofiTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments and MOFI's recipe. Values that the paper does not give are our defaults."""
-
-    recipe: str = field(
-        default="multi-task", metadata={"help": "multi-task (MOFI), supervised (entities only) or contrastive."}
-    )
-    entity_loss_weight: float = field(
-        default=0.5,
-        metadata={"help": "Share of the entity loss in [0, 1] for multi-task; the contrastive loss has the rest."},
-    )
-    entity_scale: float = field(default=32.0, metadata={"help": "Inverse temperature of the entity softmax."})
-    entity_margin: float = field(default=0.15, metadata={"help": "Subtracted from the right entity's cosine."})
-    num_sampled_entities: int | None = field(
-        default=None, metadata={"help": "Entities drawn per step besides the batch's own; null for all."}
-    )
-    entity_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the entity head; null for learning_rate."}
-    )
-    text_proportions: str = field(
-        default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
-        metadata={"help": "Shares of alt_text, name and name_and_description among the texts, as JSON."},
-    )
-    augmentation: str = field(
-        default="{}", metadata={"help": "Fields of modeling_mofi.augmentation_mofi.Augmentation, as JSON."}
-    )
-    nonfinite_policy: str = field(
-        default="stop", metadata={"help": "stop or skip the step when a loss or gradient is not finite."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Leaves out an epoch's last batch where it is smaller than the others."}
-    )
-
-    def __post_init__(self) -> None:
-        self.text_proportions = parse_json_field("text_proportions", self.text_proportions)
-        self.augmentation = parse_json_field("augmentation", self.augmentation)
-        super().__post_init__()
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}.")
-        if self.nonfinite_policy not in NONFINITE_POLICIES:
-            raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
-        if not 0 <= self.entity_loss_weight <= 1:
-            raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
-        # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
-        self.average_tokens_across_devices = False
-
-
-def parse_json_field(name: str, value: dict | str) -> dict:
-    """Reads a JSON mapping that came as a flag; a dict stays as it is."""
-    try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping ({error}).") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
-    return parsed
 
 
 class MofiTrainer(Trainer):
@@ -103,18 +50,29 @@ class MofiTrainer(Trainer):
 
     def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
         super().__init__(model, **kwargs)
-        self.loss_is_scaled_for_ga = False
         self.model_accepts_loss_kwargs = False
         self.entities_path = entities_path
+        self._skips_step = False
+        self._num_unreadable = 0
         self._reset_log_sums()
+        self._freeze_unused(model)
+        if model.entity_head is not None:
+            num_rows = self.args.train_batch_size * self.args.world_size
+            logger.info(model.entity_head.memory_plan(batch_size=num_rows))
+        if self.args.gradient_accumulation_steps > 1 and self.args.recipe != "supervised":
+            logger.warning(
+                "gradient_accumulation_steps averages the gradients of %d batches of %d images; it adds no negatives "
+                "to the contrastive loss.",
+                self.args.gradient_accumulation_steps,
+                self.args.train_batch_size * self.args.world_size,
+            )
+
+    def _freeze_unused(self, model: MofiForPreTraining) -> None:
         if self.args.recipe == "supervised":
             # Without texts these get no gradient, and data-parallel wrappers would wait for one.
             for unused in (model.mofi.text_model, model.mofi.text_projection):
                 unused.requires_grad_(False)
             model.mofi.logit_scale.requires_grad_(False)
-        if model.entity_head is not None:
-            num_rows = self.args.train_batch_size * self.args.world_size
-            logger.info(model.entity_head.memory_plan(batch_size=num_rows))
 
     @property
     def pretraining_model(self) -> MofiForPreTraining:
@@ -125,13 +83,22 @@ class MofiTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PositionSampler:
         train_dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return PositionSampler(len(train_dataset), seed=self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._train_sampler = PositionSampler(len(train_dataset), seed=seed)
+        return self._train_sampler
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        # accelerate does not reach the sampler when several processes go on in the middle of an epoch.
+        self._train_sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Fetches the batches of a step, and notes how long that took and how many images were unreadable."""
         started = time.perf_counter()
-        batches = super().get_batch_samples(*args, **kwargs)
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
         self._data_seconds += time.perf_counter() - started
-        return batches
+        self._num_unreadable += sum(int(batch.pop("num_unreadable", 0)) for batch in batches)
+        return batches, num_items
 
     # Loss
 
@@ -144,8 +111,8 @@ class MofiTrainer(Trainer):
             own_model.entity_head.sampling_step = self.state.global_step
         outputs = model(**inputs)
         loss = self._weighted_loss(outputs)
-        self._raise_or_skip(loss.detach(), what="loss")
-        self._note(loss, outputs, num_images=len(inputs["pixel_values"]))
+        if self._is_usable(loss.detach(), what="loss"):
+            self._note(outputs, num_images=len(inputs["pixel_values"]))
         return (loss, outputs) if return_outputs else loss
 
     def _weighted_loss(self, outputs: Any) -> torch.Tensor:
@@ -156,13 +123,14 @@ class MofiTrainer(Trainer):
         weight = self.args.entity_loss_weight
         return weight * outputs.entity_loss + (1 - weight) * outputs.contrastive_loss
 
-    def _raise_or_skip(self, value: torch.Tensor, *, what: str) -> None:
-        """Applies `nonfinite_policy`, alike on every process, before anything could poison the state."""
-        is_finite = torch.isfinite(value).all().float()
-        if is_distributed():
-            torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
-        if is_finite:
-            return
+    def _is_usable(self, values: torch.Tensor, *, what: str) -> bool:
+        """Applies `nonfinite_policy`, alike on every process, before anything could poison the state.
+
+        Raises:
+            FloatingPointError: If a value is not finite and the policy is to stop.
+        """
+        if all_reduce(torch.isfinite(values).all().float(), "MIN"):
+            return True
         if self.args.nonfinite_policy == "stop":
             raise FloatingPointError(
                 f"The {what} is not finite at step {self.state.global_step}. Weights and optimizer state are those of "
@@ -170,6 +138,7 @@ class MofiTrainer(Trainer):
             )
         logger.warning("step %d is skipped: its %s is not finite", self.state.global_step, what)
         self._skips_step = True
+        return False
 
     # Optimization
 
@@ -186,14 +155,19 @@ class MofiTrainer(Trainer):
             self.optimizer = TowersAndHeadOptimizer(self.optimizer, head)
         return self.optimizer
 
-    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+    def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None) -> torch.Tensor:
         # Rows of the head have gradients of their own scale, spread over processes: they are not clipped.
-        return self.accelerator.clip_grad_norm_(self.pretraining_model.mofi.parameters(), self.args.max_grad_norm)
+        max_norm = self.args.max_grad_norm if max_norm is None else max_norm
+        return self.accelerator.clip_grad_norm_(self.pretraining_model.mofi.parameters(), max_norm)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Checks the towers' gradient and, where the step is to be skipped, removes every gradient."""
-        if grad_norm is not None:
-            self._raise_or_skip(torch.as_tensor(grad_norm), what="gradient")
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """Checks every gradient, and removes them all where the step is to be skipped."""
+        grad_norm = self._clip_grad_norm(model, math.inf) if grad_norm is None else grad_norm
+        if not self._skips_step:
+            head = self.pretraining_model.entity_head
+            rows = None if head is None or head.weight.grad is None else head.weight.grad._values()
+            sums = [torch.as_tensor(grad_norm), *([] if rows is None else [rows.sum()])]
+            self._is_usable(torch.stack([value.float() for value in sums]), what="gradient")
         if self._skips_step:
             self.optimizer.zero_grad()
             self._skips_step = False
@@ -208,17 +182,23 @@ class MofiTrainer(Trainer):
     # Log
 
     def _reset_log_sums(self) -> None:
-        self._skips_step = False
         self._loss_sums: dict[str, torch.Tensor] = {}
         self._num_noted = self._num_images = 0
         self._data_seconds, self._log_started = 0.0, time.perf_counter()
 
-    def _note(self, loss: torch.Tensor, outputs: Any, *, num_images: int) -> None:
+    def _note(self, outputs: Any, *, num_images: int) -> None:
         self._num_noted += 1
         self._num_images += num_images
         for name in ("contrastive_loss", "entity_loss"):
             if (part := getattr(outputs, name)) is not None:
                 self._loss_sums[name] = self._loss_sums.get(name, 0) + part.detach()
+
+    @contextmanager
+    def _untimed(self) -> Iterator[None]:
+        """Keeps the seconds of what is no training out of the log's rates."""
+        started = time.perf_counter()
+        yield
+        self._log_started += time.perf_counter() - started
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds loss parts, `logit_scale`, images per second over all processes and the share of time spent waiting."""
@@ -229,6 +209,8 @@ class MofiTrainer(Trainer):
             logs["logit_scale"] = self.pretraining_model.mofi.logit_scale.item()
             logs["images_per_second"] = round(self._num_images * self.args.world_size / seconds, 1)
             logs["data_wait_share"] = round(self._data_seconds / seconds, 4)
+            if num_unreadable := all_reduce(torch.tensor(self._num_unreadable, device=self.args.device), "SUM").item():
+                logs["unreadable_images"] = num_unreadable
             self._reset_log_sums()
         super().log(logs, start_time)
 
@@ -237,67 +219,64 @@ class MofiTrainer(Trainer):
 
     # Checkpoints
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes a checkpoint whose last file, the trainer's state, says that all others are complete."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / STATE_NAME).unlink(missing_ok=True)  # One that is written again is incomplete until the end.
+        with self._untimed():
+            wait_for_all()
+            super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes model, head, processor and settings; every process writes its own rows of the head."""
-        output_dir = output_dir if output_dir is not None else self.args.output_dir
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        self.pretraining_model.save_pretrained(output_dir, is_main_process=self.args.should_save)
-        if not self.args.should_save:
-            return
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(output_dir)
-        if self.entities_path is not None:
-            shutil.copyfile(self.entities_path, Path(output_dir) / "entities.parquet")
-        (Path(output_dir) / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pretraining_model.save_pretrained(folder, is_main_process=self.args.should_save)
+        if self.args.should_save:
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            if self.entities_path is not None:
+                shutil.copyfile(self.entities_path, folder / "entities.parquet")
+            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        wait_for_all()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = self.optimizer.state_dict()
-        head = self.pretraining_model.entity_head
-        if head is not None:
-            # A copy: what torch calls a state dict holds the live dictionaries of each parameter.
-            moments = dict(state["head"]["state"].get(0, {}))
-            rows = {name: moments.pop(name) for name in ("exp_avg", "exp_avg_sq") if name in moments}
-            save_rows(output_dir, rows, name=HEAD_OPTIMIZER_NAME, num_rows=head.num_entities)
-            state["head"]["state"] = {0: moments}
+        save_optimizer(output_dir, self.optimizer, self.pretraining_model.entity_head, is_main=self.args.should_save)
         if self.args.should_save:
-            save_state(output_dir, "optimizer", state)
             save_state(output_dir, "scheduler", self.lr_scheduler.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        state = load_state(checkpoint, "optimizer")
-        head = self.pretraining_model.entity_head
-        if head is not None:
-            rows = load_rows(checkpoint, name=HEAD_OPTIMIZER_NAME, first_row=head.first_row, end_row=head.end_row)
-            state["head"]["state"][0].update(rows)
-        self.optimizer.load_state_dict(state)
-        self.lr_scheduler.load_state_dict(load_state(checkpoint, "scheduler"))
+        if checkpoint is not None:
+            load_optimizer(checkpoint, self.optimizer, self.pretraining_model.entity_head)
+            self.lr_scheduler.load_state_dict(load_state(checkpoint, "scheduler"))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Does nothing: bf16 needs no scaler, and a scaler's state would be pickled."""
+
+    _load_scaler = _save_scaler
 
     def _save_rng_state(self, output_dir: str) -> None:
         save_state(output_dir, f"rng_state_{self.args.process_index}", random_states())
+        wait_for_all()  # The main process writes the trainer's state next, which declares the checkpoint complete.
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        if not (Path(checkpoint) / f"rng_state_{self.args.process_index}.json").is_file():
-            logger.warning(
-                "%s was saved by fewer processes; process %d goes on with its own random state.",
-                checkpoint,
-                self.args.process_index,
-            )
-            return
-        set_random_states(load_state(checkpoint, f"rng_state_{self.args.process_index}"))
+        name = f"rng_state_{self.args.process_index}"
+        if (Path(checkpoint) / f"{name}.json").is_file():
+            set_random_states(load_state(checkpoint, name))
+        else:
+            logger.warning("%s was saved by fewer processes; this one goes on with its own random state.", checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not (Path(resume_from_checkpoint) / STATE_NAME).is_file():
+        if read_json(Path(resume_from_checkpoint) / STATE_NAME) is None:
             raise ValueError(
-                f"{resume_from_checkpoint} has no {STATE_NAME}: its writing was interrupted, or it is no checkpoint. "
-                "Resume from an earlier one."
+                f"{resume_from_checkpoint} has no complete {STATE_NAME}: its writing was interrupted, or it is no "
+                "checkpoint. Resume from an earlier one."
             )
         own_model = self.pretraining_model
-        towers = MofiModel.from_pretrained(resume_from_checkpoint)
-        own_model.mofi.load_state_dict(towers.state_dict())
+        own_model.mofi.load_state_dict(MofiModel.from_pretrained(resume_from_checkpoint).state_dict())
         if own_model.entity_head is not None:
             own_model.load_head(resume_from_checkpoint)
 

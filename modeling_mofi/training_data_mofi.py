@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 TEXT_KINDS = ("alt_text", "name", "name_and_description")
 MAX_UNREADABLE_IN_A_ROW = 32
+MAX_PIXELS = 89_478_485  # Pillow's own mark of a decompression bomb, a quarter of a gigabyte when decoded.
 
 
 class PositionSampler(torch.utils.data.Sampler):
@@ -44,33 +45,37 @@ class PositionSampler(torch.utils.data.Sampler):
 class PositionDataset(torch.utils.data.Dataset):
     """Maps a position to its row, with the image decoded.
 
-    An unreadable image is reported, counted and replaced by the next readable row.
+    An unreadable image is named in the log and replaced by the next readable row's; `num_unreadable` of the row that
+    comes back counts them.
 
     Args:
         rows: `datasets.Dataset` (or a sequence of dicts) whose column `image` is undecoded: `{"bytes", "path"}`.
-        image_size: Shorter side in pixels that training needs; larger JPEGs are decoded at a fraction of their size.
-        keep_decoded: Keeps every image in memory after its first use, shrunk to twice `image_size` at most.
+        min_side: Pixels of the shorter side down to which larger images may be shrunk while they are decoded.
+        keep_decoded: Keeps every image in memory after its first use, shrunk to `min_side`.
     """
 
-    def __init__(self, rows: Any, *, image_size: int, keep_decoded: bool = False):
-        self.rows, self.image_size = rows, image_size
+    def __init__(self, rows: Any, *, min_side: int, keep_decoded: bool = False):
+        self.rows, self.min_side = rows, min_side
         self.decoded: dict[int, Image.Image] | None = {} if keep_decoded else None
-        self.num_unreadable = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        for attempt in range(MAX_UNREADABLE_IN_A_ROW):
-            index = (position + attempt) % len(self.rows)
+        """Row `position % len(self)`, with `image` decoded, `position` and `num_unreadable`.
+
+        Raises:
+            ValueError: If many images in a row are unreadable.
+        """
+        for num_unreadable in range(MAX_UNREADABLE_IN_A_ROW):
+            index = (position + num_unreadable) % len(self.rows)
             row = self.rows[index]
             try:
-                return {**row, "image": self._image(index, row["image"]), "position": position}
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                self.num_unreadable += 1
-                logger.warning(
-                    "image %s is unreadable (%s); the next row stands in", row.get("image_id", index), error
-                )
+                image = self._image(index, row["image"])
+            except UnreadableImageError as error:
+                logger.warning("image %s is left out: %s; the next one stands in", row.get("image_id", index), error)
+            else:
+                return {**row, "image": image, "position": position, "num_unreadable": num_unreadable}
         raise ValueError(
             f"{MAX_UNREADABLE_IN_A_ROW} images in a row are unreadable, from row {position % len(self.rows)} on; "
             "check that the image column holds encoded images."
@@ -78,34 +83,44 @@ class PositionDataset(torch.utils.data.Dataset):
 
     def _image(self, index: int, encoded: Any) -> Image.Image:
         if self.decoded is None:
-            return read_image(encoded, image_size=self.image_size)
+            return read_image(encoded, min_side=self.min_side)
         if index not in self.decoded:
-            image = read_image(encoded, image_size=self.image_size)
-            factor = min(1.0, 2 * self.image_size / min(image.size))
+            image = read_image(encoded, min_side=self.min_side)
+            factor = min(1.0, self.min_side / min(image.size))
             size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
             self.decoded[index] = image if factor == 1.0 else image.resize(size, Image.Resampling.BOX)
         return self.decoded[index]
 
 
-def read_image(encoded: Any, *, image_size: int | None = None) -> Image.Image:
+class UnreadableImageError(ValueError):
+    """An image is missing, damaged, too large, or of no known format."""
+
+
+def read_image(encoded: Any, *, min_side: int | None = None) -> Image.Image:
     """Decodes `{"bytes", "path"}`, bytes, a path or a PIL image into RGB.
 
     Args:
-        image_size: Lets the JPEG decoder shrink to no less than twice this many pixels a side.
+        min_side: Lets the JPEG decoder shrink the image, to no less than this many pixels a side.
 
     Raises:
-        OSError: If the image is missing, truncated or of no known format.
-        ValueError: If there is nothing to decode.
+        UnreadableImageError: If that is not possible.
     """
     if isinstance(encoded, dict):
         encoded = encoded.get("bytes") or encoded.get("path")
     if encoded is None or encoded == b"":
-        raise ValueError("the image is empty")
-    if not isinstance(encoded, Image.Image):
-        encoded = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-        if image_size is not None:
-            encoded.draft("RGB", (2 * image_size, 2 * image_size))
-    return to_rgb(encoded)
+        raise UnreadableImageError("it is empty")
+    try:
+        if not isinstance(encoded, Image.Image):
+            encoded = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+            if encoded.width * encoded.height > MAX_PIXELS:
+                raise UnreadableImageError(f"its {encoded.width} x {encoded.height} pixels exceed {MAX_PIXELS:,}")
+            if min_side is not None:
+                encoded.draft("RGB", (min_side, min_side))
+        return to_rgb(encoded)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow's decoders answer damaged files with errors of almost any type.
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
 class MofiDataCollator:
@@ -148,6 +163,7 @@ class MofiDataCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
         batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
+        batch["num_unreadable"] = torch.tensor(sum(row.get("num_unreadable", 0) for row in rows))
         labels = [self._draw_label(row, generator) for row, generator in zip(rows, generators, strict=True)]
         if self.entities is not None:
             batch["entity_labels"] = torch.tensor(labels)

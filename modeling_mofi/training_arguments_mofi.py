@@ -1,0 +1,81 @@
+"""The recipe of a training run: transformers' TrainingArguments and what MOFI adds to them."""
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+RECIPES = ("multi-task", "supervised", "contrastive")
+NONFINITE_POLICIES = ("stop", "skip")
+
+
+@dataclass
+class MofiTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments and MOFI's recipe. Values that the paper does not give are our defaults."""
+
+    recipe: str = field(
+        default="multi-task", metadata={"help": "multi-task (MOFI), supervised (entities only) or contrastive."}
+    )
+    entity_loss_weight: float = field(
+        default=0.5,
+        metadata={"help": "Share of the entity loss in [0, 1] for multi-task; the contrastive loss has the rest."},
+    )
+    entity_scale: float = field(default=32.0, metadata={"help": "Inverse temperature of the entity softmax."})
+    entity_margin: float = field(default=0.15, metadata={"help": "Subtracted from the right entity's cosine."})
+    num_sampled_entities: int | None = field(
+        default=None, metadata={"help": "Entities drawn per step besides the batch's own; null for all."}
+    )
+    entity_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the entity head; null for learning_rate."}
+    )
+    text_proportions: str = field(
+        default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
+        metadata={"help": "Shares of alt_text, name and name_and_description among the texts, as JSON."},
+    )
+    augmentation: str = field(
+        default="{}", metadata={"help": "Fields of modeling_mofi.augmentation_mofi.Augmentation, as JSON."}
+    )
+    nonfinite_policy: str = field(
+        default="stop", metadata={"help": "stop or skip the step when a loss or gradient is not finite."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leaves out an epoch's last batch where it is smaller than the others."}
+    )
+
+    def __post_init__(self) -> None:
+        self.text_proportions = parse_json_field("text_proportions", self.text_proportions)
+        self.augmentation = parse_json_field("augmentation", self.augmentation)
+        super().__post_init__()
+        self._check_choices()
+        # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
+        self.average_tokens_across_devices = False
+
+    def _check_choices(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}.")
+        if self.nonfinite_policy not in NONFINITE_POLICIES:
+            raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
+        if not 0 <= self.entity_loss_weight <= 1:
+            raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
+        if self.fp16:
+            raise ValueError("fp16 is not supported: its gradient scaler's state is pickled. Use bf16.")
+        if not self.dataloader_drop_last and self.world_size > 1:
+            raise ValueError(
+                "dataloader_drop_last must stay true with several processes: an epoch's last batch, were it kept, "
+                "would be filled up with rows that the epoch has seen already."
+            )
+
+
+def parse_json_field(name: str, value: dict | str) -> dict:
+    """Reads a JSON mapping that came as a flag; a dict stays as it is."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping ({error}).") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
+    return parsed
