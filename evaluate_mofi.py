@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -15,15 +16,15 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, read_benchmarks
+from evaluation.draw_results import FoundImages, draw_bars
 from evaluation.encoders import load_encoder
 from evaluation.entity_recognition import evaluate_entity_recognition
-from evaluation.figures import Pictures, choose_queries, retrieval_sheet
 from evaluation.gpr1200 import evaluate_gpr1200
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval
 from evaluation.knn import evaluate_knn
 from evaluation.labelled_images import LabelledImages
 from evaluation.linear_probe import evaluate_linear_probe
-from evaluation.results import Result, markdown_table, mean_with_interval, write_json
+from evaluation.results import Result, markdown_tables, mean_with_interval, write_results
 from evaluation.retrieval import evaluate_retrieval
 from evaluation.zero_shot import evaluate_zero_shot
 from modeling_mofi.recipe_parser import parse_recipe
@@ -40,6 +41,7 @@ TASKS = {
     "image_text_retrieval": evaluate_image_text_retrieval,
     "entity_recognition": evaluate_entity_recognition,
 }
+NEEDS_TEXT_TOWER = {"zero_shot", "image_text_retrieval"}
 WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
 
 
@@ -51,8 +53,10 @@ class EvaluationArguments:
         default_factory=list, metadata={"help": "[NAME=]folder or id[@revision]; 'pixels' is a floor."}
     )
     benchmarks: str | None = field(default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."})
-    output: str | None = field(default=None, metadata={"help": "JSON file; a Markdown table is written beside it."})
+    published: str | None = field(default=None, metadata={"help": "In a recipe: numbers to show beside ours."})
+    output: str | None = field(default=None, metadata={"help": "JSON; Markdown and model-index are put beside it."})
     figure: str | None = field(default=None, metadata={"help": "PNG of queries and what each model finds."})
+    figures: str | None = field(default=None, metadata={"help": "Folder for all figures."})
     figure_queries: int = field(default=8, metadata={"help": "Rows of the figure."})
     preprocessing: str = field(default="model", metadata={"help": "'model', or 'release' for Apple's transform."})
     pooling: str = field(default="auto", metadata={"help": "Without a projection: 'auto', 'cls' or 'mean'."})
@@ -74,15 +78,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
     benchmarks = read_benchmarks(args.benchmarks, default)
     check_arguments(args, benchmarks)
     results = evaluate_models(args, benchmarks)
-    table = markdown_table(results)
-    print(table)
-    if args.output:
-        settings = {
-            **dataclasses.asdict(args),
-            "benchmarks": {k: dataclasses.asdict(v) for k, v in benchmarks.items()},
-        }
-        write_json(Path(args.output), results, settings=settings)
-        Path(args.output).with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    print(markdown_tables(results, json.loads(args.published or "{}")))
     return results
 
 
@@ -102,9 +98,10 @@ def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
 
 
 def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> list[Result]:
-    """Runs every benchmark for each model, and draws what the models find on the first one."""
+    """Runs every benchmark for each model; what is finished is written at once, figures when all is done."""
     opened = {name: (benchmark.open(), benchmark.open(is_gallery=True)) for name, benchmark in benchmarks.items()}
-    results, found = [], {}
+    results: list[Result] = []
+    found: dict[str, dict[str, Scores]] = {name: {} for name in benchmarks}
     for model, path in model_names(args.model).items():
         encoder = load_encoder(
             path,
@@ -115,14 +112,45 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
         )
         embedder = Embedder(encoder, Path(args.cache_dir).expanduser(), args.batch_size, args.num_workers)
         for name, benchmark in benchmarks.items():
+            if benchmark.task in NEEDS_TEXT_TOWER and not encoder.has_text_tower:
+                logger.warning("%s has no text tower and is left out of %s", model, name)
+                continue
             query, gallery = opened[name]
             scores = TASKS[benchmark.task](benchmark, embedder, query=query, gallery=gallery)
             results.append(summarize(args, name, benchmark, model, query, scores))
-            found.setdefault(name, {})[model] = scores
-    if args.figure:
-        name = next(iter(benchmarks))
-        draw_found(args, benchmarks[name], *opened[name], found[name])
+            save_results(args, benchmarks, results)
+            if args.figure or args.figures:
+                found[name][model] = scores
+    draw_figures(args, benchmarks, opened, found, results)
     return results
+
+
+def save_results(args: EvaluationArguments, benchmarks: dict[str, Benchmark], results: list[Result]) -> None:
+    """Writes the results so far, if an output was asked for."""
+    if args.output:
+        settings = {**dataclasses.asdict(args), "benchmarks": sorted(benchmarks)}
+        settings.pop("published")
+        write_results(Path(args.output), results, settings=settings, published=json.loads(args.published or "{}"))
+
+
+def draw_figures(
+    args: EvaluationArguments,
+    benchmarks: dict[str, Benchmark],
+    opened: dict[str, tuple[LabelledImages, LabelledImages | None]],
+    found: dict[str, dict[str, Scores]],
+    results: list[Result],
+) -> None:
+    """Draws the contact sheet of the first benchmark with labels, and all figures, where they were asked for."""
+    drawable = [name for name in benchmarks if found[name] and opened[name][0].labels is not None]
+    if args.figure and drawable:
+        name = drawable[0]
+        sheet = FoundImages(benchmarks[name], *opened[name], found[name])
+        sheet.draw_random(Path(args.figure), count=args.figure_queries, seed=args.seed)
+    if args.figures:
+        for name in drawable:
+            sheet = FoundImages(benchmarks[name], *opened[name], found[name])
+            sheet.draw_all(Path(args.figures), name, count=args.figure_queries, seed=args.seed)
+        draw_bars(Path(args.figures) / "bars.png", results)
 
 
 def model_names(models: list[str]) -> dict[str, str]:
@@ -151,11 +179,14 @@ def summarize(
         "duplicates": scores.query.num_duplicates,
         "excluded_queries": excluded,
     }
+    if scores.query.num_duplicates:
+        logger.warning("%s: %d images are the same file as another one", name, scores.query.num_duplicates)
     if excluded:
         logger.warning("%s: %d queries have nothing relevant to find and do not count", name, excluded)
     return Result(
         benchmark=name,
         task=benchmark.task,
+        data=benchmark.data,
         model=model,
         values={
             metric: mean_with_interval(values, num_resamples=args.bootstrap, seed=args.seed)
@@ -165,37 +196,6 @@ def summarize(
         unreadable=scores.query.unreadable,
         settings={**dataclasses.asdict(benchmark), **scores.chosen},
     )
-
-
-def draw_found(
-    args: EvaluationArguments,
-    benchmark: Benchmark,
-    query: LabelledImages,
-    gallery: LabelledImages | None,
-    found: dict[str, Scores],
-) -> None:
-    """Draws the contact sheet of a benchmark: the models' nearest images side by side."""
-    first = next(iter(found.values()))
-    pictures = pictures_of(query, first.query.rows, benchmark)
-    retrieval_sheet(
-        Path(args.figure),
-        pictures,
-        {model: scores.query.image_embeds for model, scores in found.items()},
-        choose_queries(pictures.labels, count=args.figure_queries, seed=args.seed),
-        gallery=pictures_of(gallery, first.gallery.rows, benchmark) if gallery else None,
-        gallery_embeds={model: scores.gallery.image_embeds for model, scores in found.items()} if gallery else None,
-    )
-
-
-def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -> Pictures:
-    """The readable images with their labels and captions."""
-    labels = [images.labels[row] for row in rows]
-    if benchmark.caption_column:
-        names = images.column(benchmark.caption_column)
-        captions = [str(names[row]) for row in rows]
-    else:
-        captions = [images.label_names.get(label, str(label)) for label in labels]
-    return Pictures(lambda place: images.read(rows[place])[0], labels, captions)
 
 
 def run_command() -> None:

@@ -27,6 +27,7 @@ class Benchmark:
     gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same data set."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the class of an image."})
     caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
+    color_column: str | None = field(default=None, metadata={"help": "Groups on the map of embeddings; else labels."})
     image_column: str | None = field(default=None, metadata={"help": "By default 'image', else the only one."})
     id_column: str | None = field(default=None, metadata={"help": "By default image_id, file name or row number."})
     limit: int | None = field(default=None, metadata={"help": "Only the first rows."})

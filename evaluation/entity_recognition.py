@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.labelled_images import LabelledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
-from modeling_mofi.entity_head_mofi import load_rows, row_files
+from modeling_mofi.pretraining_mofi import HEAD_NAME
 from modeling_mofi.processing_mofi import MofiProcessor
+from modeling_mofi.row_files_mofi import load_rows, num_saved_rows
 
 
 logger = logging.getLogger(__name__)
@@ -154,12 +155,14 @@ def read_head(folder: Path, num_entities: int) -> torch.Tensor | None:
     Raises:
         ValueError: If head and `entities.parquet` are of different builds.
     """
-    if not row_files(folder):
+    saved = num_saved_rows(folder, name=HEAD_NAME)
+    if saved is None:
         logger.warning("%s has no entity head; only its text tower names entities", folder)
         return None
-    try:
-        return F.normalize(load_rows(folder, first_row=0, end_row=num_entities)["weight"].float(), dim=1)
-    except ValueError as error:
+    if saved != num_entities:
         raise ValueError(
-            f"The entity head in {folder} does not have the {num_entities} rows of entities.parquet. ({error})"
-        ) from error
+            f"The entity head in {folder} has {saved} rows, but entities.parquet {num_entities}. They are of "
+            "different builds; give --entities, the entities.parquet that the model was trained on."
+        )
+    rows = load_rows(folder, name=HEAD_NAME, first_row=0, end_row=num_entities)["weight"]
+    return F.normalize(rows.float(), dim=1)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: contact sheets of what each model retrieves."""
+"""Figures of an evaluation: contact sheets of what each model retrieves, bars, maps of the embeddings."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from sklearn.manifold import TSNE
 
+from evaluation.results import Value
 from metrics.knn_accuracy.knn_accuracy import nearest
 
 
@@ -19,7 +21,9 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 
 RIGHT, WRONG, INK, PAPER = "#1a9850", "#d0d0d0", "#222222", "#ffffff"
+COLORS = ("#3b6fb6", "#e07b39", "#4c9f70", "#b5485d", "#8064a2", "#d4b13f", "#3fa7a3", "#8c6d53", "#d985b4")
 SHOWN = 5
+MAPPED = 4000  # Images on a map; more cost minutes and hide one another.
 SIDE = 192  # Pixels of a picture on a sheet.
 
 
@@ -56,9 +60,8 @@ def retrieval_sheet(
         found[model] = nearest_rows(embeds, queries, others)
     width = 1.5 + sum(0.25 + SHOWN for _ in found)
     figure = plt.figure(figsize=(width, 1.22 * len(queries) + 0.5), facecolor=PAPER)
-    rows = figure.add_gridspec(
-        len(queries), 1, left=0.01, right=0.99, top=1 - 0.62 / figure.get_figheight(), bottom=0.01
-    )
+    top = 1 - 0.62 / figure.get_figheight()
+    rows = figure.add_gridspec(len(queries), 1, left=0.01, right=0.99, top=top, bottom=0.01)
     for line, row in enumerate(queries):
         ratios = [1.0] + [share for _ in found for share in (0.12, *[1.0] * SHOWN)]
         cells = rows[line].subgridspec(1, len(ratios), width_ratios=ratios, wspace=0.08)
@@ -75,9 +78,7 @@ def retrieval_sheet(
                     axes.set_title(model, fontsize=11, color=INK, pad=8)
     if title:
         figure.suptitle(title, fontsize=12, color=INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def nearest_rows(embeds: torch.Tensor, queries: Sequence[int], gallery_embeds: torch.Tensor | None) -> np.ndarray:
@@ -106,3 +107,81 @@ def choose_queries(labels: Sequence[Any], *, count: int, seed: int = 0) -> list[
     generator = np.random.default_rng(seed)
     classes = generator.permutation(np.where(counts > 1)[0])[:count]
     return [int(generator.choice(np.where(inverse == chosen)[0])) for chosen in classes]
+
+
+def bar_chart(path: Path, bars: dict[str, dict[str, Value]], *, title: str | None = None) -> None:
+    """Draws a group of bars per metric, the models side by side, with their intervals.
+
+    Args:
+        bars: Value by model and metric; a metric that a model lacks leaves a gap.
+    """
+    metrics = list(dict.fromkeys(metric for values in bars.values() for metric in values))
+    width = 0.8 / len(bars)
+    figure, axes = plt.subplots(figsize=(max(4.5, 1.2 + 0.35 * len(metrics) * (len(bars) + 1)), 3.8))
+    for place, (model, values) in enumerate(bars.items()):
+        offsets = np.arange(len(metrics)) + (place - (len(bars) - 1) / 2) * width
+        present = [(x, values[metric]) for x, metric in zip(offsets, metrics, strict=True) if metric in values]
+        x, heights = [x for x, _ in present], [value.value for _, value in present]
+        errors = [[max(0.0, v.value - v.low) for _, v in present], [max(0.0, v.high - v.value) for _, v in present]]
+        axes.bar(x, heights, width * 0.92, label=model, color=COLORS[place % len(COLORS)])
+        axes.errorbar(x, heights, np.nan_to_num(errors), fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+    slant = {"rotation": 35, "ha": "right"} if len(metrics) > 4 else {}
+    axes.set_xticks(range(len(metrics)), metrics, **slant)
+    axes.set_ylim(0, 1)
+    axes.yaxis.grid(True, color=WRONG, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(bars))
+    if title:
+        axes.set_title(title, fontsize=11, color=INK, pad=28)
+    save(figure, path)
+
+
+def embedding_map(path: Path, image_embeds: dict[str, torch.Tensor], groups: Sequence[str], *, seed: int = 0) -> None:
+    """Draws t-SNE maps of the embeddings, one per model, coloured by group: the nine largest and the others.
+
+    Args:
+        image_embeds: Unit-length rows by model.
+        groups: One name per row.
+    """
+    rows = np.random.default_rng(seed).permutation(len(groups))[:MAPPED]
+    names, counts = np.unique(np.asarray(groups), return_counts=True)
+    largest = [str(name) for name in names[np.argsort(-counts, kind="stable")][: len(COLORS)]]
+    figure, axes = plt.subplots(1, len(image_embeds), figsize=(5 * len(image_embeds), 5.4), squeeze=False)
+    for panel, (model, embeds) in zip(axes[0], image_embeds.items(), strict=True):
+        places = place_in_plane(embeds[rows].cpu().float().numpy(), seed=seed)
+        for name in ["others", *largest] if len(names) > len(largest) else largest:
+            is_in = np.array([(groups[row] if groups[row] in largest else "others") == name for row in rows])
+            color = WRONG if name == "others" else COLORS[largest.index(name)]
+            panel.scatter(*places[is_in].T, s=9, color=color, linewidths=0, label=name)
+        panel.set_title(model, fontsize=11, color=INK)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_color(WRONG)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="lower center",
+        ncols=5,
+        frameon=False,
+        markerscale=2.5,
+        fontsize=9,
+    )
+    figure.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0.14, wspace=0.05)
+    save(figure, path)
+
+
+def place_in_plane(embeds: np.ndarray, *, seed: int) -> np.ndarray:
+    """Coordinates of shape (rows, 2) by t-SNE on the cosine distance; too few rows for it are projected."""
+    if len(embeds) < 10:
+        centred = embeds - embeds.mean(axis=0)
+        return (centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T)[:, :2]
+    perplexity = min(30, (len(embeds) - 1) // 3)
+    return TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(embeds)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes and closes a figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, facecolor=PAPER, bbox_inches="tight")
+    plt.close(figure)

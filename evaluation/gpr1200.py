@@ -10,7 +10,7 @@ import re
 import numpy as np
 import torch
 
-from evaluation.benchmark import Benchmark, Embedder, Scores
+from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.labelled_images import LabelledImages
 from metrics.retrieval_map.retrieval_map import average_precision
 
@@ -27,13 +27,16 @@ FILE_NAME = re.compile(r"(\d+)_.+")
 def evaluate_gpr1200(
     benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
 ) -> Scores:
-    """Embeds and ranks GPR1200; without a label column the file names give the categories."""
-    categories = query.labels if benchmark.label_column else categories_of_files(query.row_ids)
+    """Embeds and ranks GPR1200; without a label column the file names give the categories, which become the labels."""
+    if benchmark.label_column:
+        query.labels = [int(query.label_names.get(label, label)) for label in query.labels]
+    else:
+        query.labels = categories_of_files(query.row_ids)
     if len(query) != NUM_IMAGES:
         logger.warning("GPR1200 has 12000 images, this data set %d: the value is not comparable", len(query))
     embedded = embedder(query)
     embeds = embedded.image_embeds.to(embedder.encoder.device)
-    return Scores(gpr1200(embeds, [int(categories[row]) for row in embedded.rows]), query=embedded)
+    return Scores(gpr1200(embeds, embedded_labels(query, embedded)), query=embedded)
 
 
 def categories_of_files(names: list[str]) -> list[int]:

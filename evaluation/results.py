@@ -1,7 +1,8 @@
-"""Results of an evaluation: means with confidence intervals, the JSON file and the Markdown table."""
+"""Results of an evaluation: means with confidence intervals, the JSON file, Markdown tables, model-index metadata."""
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
@@ -10,19 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "numpy", "pillow", "scikit-learn")
+TASK_TYPES = {
+    "zero_shot": "zero-shot-image-classification",
+    "knn": "image-classification",
+    "linear_probe": "image-classification",
+}
+
+Published = dict[str, dict[str, dict[str, float]]]  # By name of the row, benchmark and metric.
 
 
 @dataclass
 class Value:
-    """A mean over queries, with the ends of its 95% bootstrap interval."""
+    """A mean over queries, with the ends of its 95% bootstrap interval (NaN where there is none)."""
 
     value: float
-    low: float
-    high: float
-    num_queries: int
+    low: float = float("nan")
+    high: float = float("nan")
+    num_queries: int = 0
 
 
 @dataclass
@@ -31,21 +41,21 @@ class Result:
 
     Attributes:
         benchmark: Name of the benchmark; the data set, unless a recipe names it.
+        data: The data set.
         values: By metric.
         counts: Images, unreadable images, duplicates, queries without anything relevant.
         unreadable: Why an image could not be read, by row id.
-        settings: The task's arguments.
-        expected: Published numbers by metric, with their source under `source`.
+        settings: The task's arguments, and what it chose itself.
     """
 
     benchmark: str
     task: str
+    data: str
     model: str
     values: dict[str, Value]
     counts: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    expected: dict[str, Any] = field(default_factory=dict)
 
 
 def mean_with_interval(scores: np.ndarray, *, num_resamples: int = 1000, seed: int = 0) -> Value:
@@ -53,38 +63,47 @@ def mean_with_interval(scores: np.ndarray, *, num_resamples: int = 1000, seed: i
 
     Args:
         scores: Shape (num_queries,).
-        num_resamples: 0 leaves the interval out (NaN).
+        num_resamples: 0 leaves the interval out.
     """
     scores = scores[~np.isnan(scores)]
     if not len(scores):
-        return Value(float("nan"), float("nan"), float("nan"), 0)
+        return Value(float("nan"))
     generator = np.random.default_rng(seed)
     means = [scores[generator.integers(len(scores), size=len(scores))].mean() for _ in range(num_resamples)]
     low, high = np.quantile(means, [0.025, 0.975]) if means else (np.nan, np.nan)
     return Value(float(scores.mean()), float(low), float(high), len(scores))
 
 
-def write_json(path: Path, results: list[Result], *, settings: dict[str, Any]) -> None:
-    """Writes all results with what is needed to repeat them; NaN becomes null."""
+def write_results(path: Path, results: list[Result], *, settings: dict[str, Any], published: Published) -> None:
+    """Writes `path` (JSON) and beside it the tables (`.md`) and metadata for model cards (`.model-index.json`)."""
     document = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "settings": settings,
         "versions": {"python": platform.python_version(), **installed_versions()},
         "results": [asdict(result) for result in results],
+        "published": published,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(without_nan(document), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_text(path, as_json(document))
+    replace_text(path.with_suffix(".md"), markdown_tables(results, published) + "\n")
+    replace_text(path.with_suffix(".model-index.json"), as_json({"model-index": model_index(results)}))
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the libraries that a result depends on."""
-    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    return {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: an interrupt leaves the results so far."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; NaN, which other readers than Python's refuse, becomes null."""
+    return json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN; other readers than Python's refuse it."""
+    """The same value with None in place of NaN."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -92,19 +111,73 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def markdown_table(results: list[Result]) -> str:
-    """One table per benchmark: a row per model, a column per metric, the best of each column in bold."""
+def installed_versions() -> dict[str, str]:
+    """Versions of the libraries that a result depends on."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
+
+
+def model_index(results: list[Result]) -> list[dict[str, Any]]:
+    """The `model-index` entries of model cards, one per model."""
+    entries = []
+    for model in dict.fromkeys(result.model for result in results):
+        found = [
+            EvalResult(
+                task_type=TASK_TYPES.get(result.task, "image-feature-extraction"),
+                task_name=result.task,
+                dataset_type=result.data,
+                dataset_name=result.benchmark,
+                metric_type=metric,
+                metric_value=round(value.value, 6),
+            )
+            for result in results
+            if result.model == model
+            for metric, value in result.values.items()
+            if not np.isnan(value.value)
+        ]
+        entries += eval_results_to_model_index(model, found)
+    return entries
+
+
+def markdown_tables(results: list[Result], published: Published | None = None) -> str:
+    """One table per benchmark, and one with the means over the benchmarks of a task that has several."""
+    by_benchmark: dict[str, list[Result]] = {}
+    by_task: dict[str, list[Result]] = {}
+    for result in results:
+        by_benchmark.setdefault(result.benchmark, []).append(result)
+        by_task.setdefault(result.task, []).append(result)
     tables = []
-    for benchmark in dict.fromkeys(result.benchmark for result in results):
-        rows = [result for result in results if result.benchmark == benchmark]
-        metrics = list(dict.fromkeys(metric for row in rows for metric in row.values))
-        lines = [f"| {benchmark} | {' | '.join(metrics)} |", f"|:--|{'--:|' * len(metrics)}"]
-        best = {metric: max(row.values[metric].value for row in rows if metric in row.values) for metric in metrics}
-        for row in rows:
-            cells = [cell(row.values.get(metric), is_best=len(rows) > 1, best=best[metric]) for metric in metrics]
-            lines.append(f"| {row.model} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines))
+    for benchmark, rows in by_benchmark.items():
+        others = {row: numbers[benchmark] for row, numbers in (published or {}).items() if benchmark in numbers}
+        tables.append(benchmark_table(benchmark, rows, others))
+    for task, rows in by_task.items():
+        if len({row.benchmark for row in rows}) > 1:
+            tables.append(means_table(task, rows))
     return "\n\n".join(tables)
+
+
+def benchmark_table(benchmark: str, rows: list[Result], others: dict[str, dict[str, float]]) -> str:
+    """A row per model, a column per metric, our best of each column in bold, published numbers in italics below."""
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.values))
+    lines = [f"| {benchmark} | {' | '.join(metrics)} |", f"|:--|{'--:|' * len(metrics)}"]
+    best = {metric: max(row.values[metric].value for row in rows if metric in row.values) for metric in metrics}
+    for row in rows:
+        cells = [cell(row.values.get(metric), is_best=len(rows) > 1, best=best[metric]) for metric in metrics]
+        lines.append(f"| {row.model} | {' | '.join(cells)} |")
+    for name, numbers in others.items():
+        lines.append(f"| *{name}* | {' | '.join(str(numbers.get(metric, '')) for metric in metrics)} |")
+    return "\n".join(lines)
+
+
+def means_table(task: str, rows: list[Result]) -> str:
+    """The mean over a task's benchmarks of their first metric, for models that ran on all of them."""
+    benchmarks = {row.benchmark for row in rows}
+    lines = [f"| {task} | mean of {len(benchmarks)} benchmarks |", "|:--|--:|"]
+    for model in dict.fromkeys(row.model for row in rows):
+        values = [next(iter(row.values.values())).value for row in rows if row.model == model]
+        if len(values) == len(benchmarks):
+            lines.append(f"| {model} | {np.mean(values):.4f} |")
+    return "\n".join(lines)
 
 
 def cell(value: Value | None, *, is_best: bool, best: float) -> str:

@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 
 import evaluate_mofi
+from evaluation.benchmark import Benchmark, read_benchmarks
+from modeling_mofi.recipe_parser import parse_recipe
 from tests.evaluation.conftest import clip_folder, colors_file, own_caches, write_rows  # noqa: F401
 
 
@@ -87,3 +89,60 @@ def test_an_unknown_key_of_a_benchmark_names_the_nearest(run, tmp_path):
     recipe.write_text(f"model: [pixels]\nbenchmarks:\n  styles: {{data: {SAMPLE}, label_colum: style}}\n")
     with pytest.raises(ValueError, match="unknown key 'label_colum'; did you mean 'label_column'"):
         run(recipe)
+
+
+def test_published_numbers_stand_beside_ours(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: [pixels]\noutput: {tmp_path}/results.json\nbenchmarks:\n"
+        f"  styles: {{data: {SAMPLE}, label_column: style, limit: 60}}\n"
+        "published:\n  Somebody (a paper): {styles: {mAP: 0.5}}\n"
+    )
+    run(recipe)
+    assert "| *Somebody (a paper)* | 0.5 |  |" in (tmp_path / "results.md").read_text()
+    assert "published" in json.loads((tmp_path / "results.json").read_text())
+
+
+def test_a_model_without_a_text_tower_is_left_out_of_tasks_with_texts(run, colors_file, caplog):  # noqa: F811
+    assert run("--model", "pixels", "--data", colors_file, "--label_column", "color", "--task", "zero_shot") == []
+    assert "pixels has no text tower and is left out of" in caplog.text
+
+
+def test_results_so_far_survive_a_failure(run, tmp_path, colors_file):  # noqa: F811
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: [pixels]\noutput: {tmp_path}/results.json\nlabel_column: color\nbenchmarks:\n"
+        f"  good: {{data: {colors_file}}}\n  bad: {{data: {colors_file}, task: linear_probe}}\n"
+    )
+    with pytest.raises(ValueError, match="linear_probe needs --gallery"):
+        run(recipe)
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert result["benchmark"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"),
+    [
+        (["gpr1200", "--label_column", "number"], {"mAP", "Landmarks"}),
+        (["knn", "--label_column", "number", "--ks", "1", "3"], {"k=1", "k=3", "k=3 weighted"}),
+        (["zero_shot", "--label_column", "color"], {"accuracy", "per class"}),
+        (["linear_probe", "--label_column", "color", "--regularization", "1"], {"accuracy", "per class"}),
+        (["image_text_retrieval", "--text_column", "alt_text"], {"image to text R@1", "text to image R@10"}),
+    ],
+)
+def test_every_task_runs_from_the_command(run, colors_file, clip_folder, task, metrics):  # noqa: F811
+    gallery = ["--gallery", colors_file] if task[0] == "linear_probe" else []
+    (result,) = run("--model", clip_folder, "--data", colors_file, "--task", *task, *gallery, "--bootstrap", 10)
+    assert metrics <= set(result.values)
+    assert all(0 <= value.value <= 1 for value in result.values.values() if value.num_queries)
+
+
+@pytest.mark.parametrize(("recipe", "count"), [("configs/eval_vtab.yaml", 38), ("configs/eval_paper.yaml", 5)])
+def test_the_recipes_are_valid_and_complete(recipe, count):
+    types = (evaluate_mofi.EvaluationArguments, Benchmark)
+    args, default = parse_recipe(types, [recipe, "--model", "pixels"])
+    benchmarks = read_benchmarks(args.benchmarks, default)
+    evaluate_mofi.check_arguments(args, benchmarks)
+    assert len(benchmarks) == count
+    named = {name for row in json.loads(args.published or "{}").values() for name in row}
+    assert named <= set(benchmarks)

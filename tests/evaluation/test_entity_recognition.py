@@ -9,7 +9,7 @@ import torch
 from evaluation.benchmark import Benchmark, Embedder
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
 from evaluation.labelled_images import open_images
-from modeling_mofi.entity_head_mofi import save_rows
+from modeling_mofi.row_files_mofi import save_rows
 from tests.evaluation.test_zero_shot import ColorEncoder
 
 
@@ -23,7 +23,7 @@ def write_entities(folder, *, ids=("Q-red", "Q-green"), counts=(5, 50), labels=(
 def checkpoint(tmp_path):
     """An encoder of colours whose folder holds two entities and a head for them."""
     folder = tmp_path / "checkpoint"
-    save_rows(folder, {"weight": torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])}, num_rows=2)
+    save_rows(folder, {"weight": torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])}, name="entity_head", num_rows=2)
     write_entities(folder)
     return Embedder(ColorEncoder(torch.device("cpu"), name=str(folder)), tmp_path / "embeddings")
 
@@ -78,7 +78,7 @@ def test_a_missing_entity_table_says_what_to_give(checkpoint, images, tmp_path):
 
 def test_a_head_of_another_build_is_refused(checkpoint, images, tmp_path):
     write_entities(tmp_path / "checkpoint", ids=("Q-red", "Q-green", "Q-blue"), counts=(1, 1, 1), labels=(0, 1, 2))
-    with pytest.raises(ValueError, match="does not have the 3 rows of entities.parquet"):
+    with pytest.raises(ValueError, match="has 2 rows, but entities.parquet 3"):
         evaluate_entity_recognition(Benchmark(), checkpoint, query=images)
 
 

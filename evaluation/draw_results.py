@@ -1,0 +1,106 @@
+"""Draws what models found on a benchmark: contact sheets, a map of the embeddings, bars of the results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.benchmark import Benchmark, Scores
+from evaluation.figures import Pictures, bar_chart, choose_queries, embedding_map, retrieval_sheet
+from evaluation.gpr1200 import CATEGORIES_PER_DOMAIN, DOMAINS
+from evaluation.labelled_images import LabelledImages
+from evaluation.results import Result, Value
+
+
+@dataclass
+class FoundImages:
+    """The images of a benchmark with the embeddings of each model."""
+
+    benchmark: Benchmark
+    query: LabelledImages
+    gallery: LabelledImages | None
+    found: dict[str, Scores]
+
+    def draw_all(self, folder: Path, name: str, *, count: int, seed: int) -> None:
+        """Draws `<name>-map.png`, and of retrieval `-retrievals.png`, `-best.png` and `-worst.png`."""
+        slug = "".join(letter if letter.isalnum() else "-" for letter in name)
+        self.draw_map(folder / f"{slug}-map.png", seed=seed)
+        if "mAP" in next(iter(self.found.values())).by_query:
+            self.draw_random(folder / f"{slug}-retrievals.png", count=count, seed=seed)
+            for path, is_best in ((folder / f"{slug}-best.png", True), (folder / f"{slug}-worst.png", False)):
+                self.draw_extreme(path, count=count, is_best=is_best)
+
+    def draw_random(self, path: Path, *, count: int, seed: int) -> None:
+        """Queries of random classes with what each model finds."""
+        self.draw_sheet(path, choose_queries(self.labels(), count=count, seed=seed))
+
+    def draw_extreme(self, path: Path, *, count: int, is_best: bool) -> None:
+        """The best or the worst queries of the first model, at most one per class."""
+        model, scores = next(iter(self.found.items()))
+        precisions = scores.by_query["mAP"]
+        order = np.argsort(-precisions if is_best else precisions, kind="stable")
+        chosen, classes, labels = [], set(), self.labels()
+        for row in order:
+            if np.isnan(precisions[row]) or labels[row] in classes or len(chosen) == count:
+                continue
+            chosen.append(int(row))
+            classes.add(labels[row])
+        self.draw_sheet(path, chosen, title=f"{'best' if is_best else 'worst'} queries of {model}")
+
+    def draw_sheet(self, path: Path, queries: list[int], *, title: str | None = None) -> None:
+        """A contact sheet of these rows."""
+        embeds = {model: scores.query.image_embeds for model, scores in self.found.items()}
+        has_gallery = all(scores.gallery is not None for scores in self.found.values())
+        retrieval_sheet(
+            path,
+            pictures_of(self.query, self.first().query.rows, self.benchmark),
+            embeds,
+            queries,
+            gallery=pictures_of(self.gallery, self.first().gallery.rows, self.benchmark) if has_gallery else None,
+            gallery_embeds={model: s.gallery.image_embeds for model, s in self.found.items()} if has_gallery else None,
+            title=title,
+        )
+
+    def draw_map(self, path: Path, *, seed: int) -> None:
+        """A 2-D map of each model's embeddings, coloured by domain, by `color_column` or by label."""
+        rows = self.first().query.rows
+        if self.benchmark.task == "gpr1200":
+            groups = [DOMAINS[label // CATEGORIES_PER_DOMAIN] for label in self.labels()]
+        elif self.benchmark.color_column:
+            values = self.query.column(self.benchmark.color_column)
+            groups = [str(values[row]) for row in rows]
+        else:
+            groups = [self.query.label_names.get(label, str(label)) for label in self.labels()]
+        embedding_map(path, {model: s.query.image_embeds for model, s in self.found.items()}, groups, seed=seed)
+
+    def first(self) -> Scores:
+        """The scores of the first model; which rows can be read is the same for all."""
+        return next(iter(self.found.values()))
+
+    def labels(self) -> list[Any]:
+        """The label of each embedding."""
+        return [self.query.labels[row] for row in self.first().query.rows]
+
+
+def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -> Pictures:
+    """The readable images with their labels and captions."""
+    labels = [images.labels[row] for row in rows]
+    if benchmark.caption_column:
+        names = images.column(benchmark.caption_column)
+        captions = [str(names[row]) for row in rows]
+    else:
+        captions = [images.label_names.get(label, str(label)) for label in labels]
+    return Pictures(lambda place: images.read(rows[place])[0], labels, captions)
+
+
+def draw_bars(path: Path, results: list[Result]) -> None:
+    """Bars per metric of one benchmark, or per benchmark of several by their first metric; models side by side."""
+    benchmarks = list(dict.fromkeys(result.benchmark for result in results))
+    bars: dict[str, dict[str, Value]] = {}
+    for result in results:
+        values = result.values
+        if len(benchmarks) > 1:
+            values = {result.benchmark: next(iter(values.values()))}
+        bars.setdefault(result.model, {}).update(values)
+    bar_chart(path, bars, title=benchmarks[0] if len(benchmarks) == 1 else None)
