@@ -1,0 +1,123 @@
+"""The losses in one process, against references in float64; `test_distributed.py` has several processes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_mofi.losses_mofi import contrastive_loss, margin_softmax_loss
+
+
+def unit_rows(*shape, seed=0, dtype=torch.float32):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+
+def reference_margin_softmax(embeds, rows, labels, scale, margin):
+    """Loss per row in float64, straight from the definition."""
+    logits = embeds.double() @ rows.double().t()
+    return F.cross_entropy(scale * (logits - margin * F.one_hot(labels, len(rows))), labels, reduction="none")
+
+
+def fitted_batch(*, gap, dtype=torch.float32):
+    """Twelve unit embeddings that lie near their class's row (nearer for smaller `gap`), among 40 rows."""
+    rows, labels = unit_rows(40, 16), torch.arange(12) * 3
+    embeds = F.normalize(rows[labels] + gap * unit_rows(12, 16, seed=1), dim=-1)
+    return embeds.to(dtype), rows.to(dtype), labels
+
+
+def test_contrastive_loss_is_clips_own():
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        vision_config={**tower, "image_size": 8, "patch_size": 4},
+        text_config={**tower, "vocab_size": 20, "max_position_embeddings": 8},
+        projection_dim=16,
+    )
+    model = CLIPModel(config).eval()
+    pixels = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs = model(input_ids=torch.arange(40).view(5, 8) % 20, pixel_values=pixels, return_loss=True)
+    loss = contrastive_loss(outputs.image_embeds, outputs.text_embeds, logit_scale=model.logit_scale.exp())
+    torch.testing.assert_close(loss, outputs.loss)
+
+
+def test_images_of_one_entity_are_no_negatives_of_one_another():
+    images, texts, labels = unit_rows(4, 8), unit_rows(4, 8, seed=1), torch.tensor([7, 3, 7, -1])
+    logits = 10 * images @ texts.t()
+    logits[0, 2] = logits[2, 0] = -torch.inf
+    expected = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.t(), torch.arange(4))) / 2
+    loss = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0), entity_labels=labels)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_images_without_entity_stay_negatives_of_one_another():
+    images, texts = unit_rows(4, 8), unit_rows(4, 8, seed=1)
+    plain = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0))
+    unlabelled = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0), entity_labels=torch.full((4,), -1))
+    torch.testing.assert_close(unlabelled, plain, rtol=0, atol=0)
+
+
+def contrastive_gradients(max_logits):
+    images, texts = unit_rows(7, 8).requires_grad_(), unit_rows(7, 8, seed=1).requires_grad_()
+    scale, labels = torch.tensor(20.0, requires_grad=True), torch.tensor([0, 1, 2, 0, 4, 5, 1])
+    loss = contrastive_loss(images, texts, logit_scale=scale, entity_labels=labels, max_logits=max_logits)
+    return loss, *torch.autograd.grad(loss, (images, texts, scale))
+
+
+def test_chunks_of_rows_change_neither_contrastive_loss_nor_gradient():
+    for chunked, whole in zip(contrastive_gradients(max_logits=14), contrastive_gradients(2**20), strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+def margin_gradients(embeds, rows, labels, *, scale, margin, max_logits):
+    embeds, rows = embeds.clone().requires_grad_(), rows.clone().requires_grad_()
+    losses = margin_softmax_loss(embeds, rows, labels, scale=scale, margin=margin, max_logits=max_logits)
+    return losses, *torch.autograd.grad(losses.mean(), (embeds, rows))
+
+
+def test_chunks_of_rows_change_neither_margin_softmax_nor_gradient():
+    batch = fitted_batch(gap=1.0)
+    chunked = margin_gradients(*batch, scale=16.0, margin=0.2, max_logits=40 * 5)
+    whole = margin_gradients(*batch, scale=16.0, margin=0.2, max_logits=2**20)
+    for one, other in zip(chunked, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+# A gap of 0.05 puts every embedding next to its row: p is 1 to 13 digits, where corrected normalisers overflow.
+@pytest.mark.parametrize("gap", [2.0, 0.5, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("margin", [0.0, 0.35])
+def test_margin_softmax_at_scale_64_equals_float64(gap, dtype, margin):
+    embeds, rows, labels = fitted_batch(gap=gap, dtype=dtype)
+    losses, *gradients = margin_gradients(embeds, rows, labels, scale=64.0, margin=margin, max_logits=40 * 5)
+    exact_embeds, exact_rows = embeds.double().requires_grad_(), rows.double().requires_grad_()
+    expected = reference_margin_softmax(exact_embeds, exact_rows, labels, 64.0, margin)
+    exact_gradients = torch.autograd.grad(expected.mean(), (exact_embeds, exact_rows))
+    # Float64 itself has no digits left of a loss below 1e-12.
+    torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-4, atol=1e-12)
+    for gradient, exact in zip(gradients, exact_gradients, strict=True):
+        rounding = 1e-4 if dtype is torch.float32 else 2**-8  # bf16 gradients have 8 digits.
+        torch.testing.assert_close(gradient.double(), exact, rtol=rounding, atol=1e-4 * exact.abs().max().item())
+
+
+def test_autocast_does_not_lower_the_losses_precision():
+    images, texts = unit_rows(6, 16), unit_rows(6, 16, seed=1)
+    embeds, rows, labels = fitted_batch(gap=1.0)
+    plain = (
+        contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
+        margin_softmax_loss(embeds, rows, labels, scale=64.0, margin=0.1),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = (
+            contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
+            margin_softmax_loss(embeds, rows, labels, scale=64.0, margin=0.1),
+        )
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=0)
+
+
+def test_a_single_class_has_no_loss_and_no_gradient():
+    embeds, row = unit_rows(3, 8), unit_rows(1, 8, seed=1)
+    losses, embeds_gradient, rows_gradient = margin_gradients(
+        embeds, row, torch.zeros(3, dtype=torch.long), scale=64.0, margin=0.3, max_logits=100
+    )
+    assert losses.tolist() == [0, 0, 0]
+    assert not embeds_gradient.any()
+    assert not rows_gradient.any()
