@@ -80,7 +80,7 @@ def main() -> None:
     rows = load_rows(data_args, args)
     entities = load_entities(entities_path, rows, args)
     processor = load_processor(model_args)
-    model = build_model(model_args, processor, args, num_entities=len(entities) if entities else 0)
+    model = build_model(model_args, processor, args, num_entities=len(entities["entity_id"]) if entities else 0)
     trainer = build_trainer(model, processor, rows, entities, entities_path, data_args, args)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or find_checkpoint(args))
     trainer.save_model()
