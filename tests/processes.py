@@ -14,6 +14,8 @@ import torch
 
 
 TIMEOUT_SECONDS = 120
+ROOT = Path(__file__).parent.parent
+PRELOADED = ["train", "processes"]  # `train` imports torch, transformers, datasets and the package.
 
 
 def run_processes(function: Callable[..., Any], num_processes: int, *args: Any) -> list[Any]:
@@ -30,7 +32,8 @@ def run_processes(function: Callable[..., Any], num_processes: int, *args: Any) 
         AssertionError: If a process raised, with its traceback.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "modeling_mofi.trainer_mofi", "processes"])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # The server reads it when it starts.
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

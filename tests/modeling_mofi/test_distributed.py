@@ -1,0 +1,141 @@
+"""One, two and three processes over gloo at the same global batch: same losses, gradients, rows and moments."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_processes
+from tiny import make_tiny_config
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_mofi import MofiForPreTraining
+from modeling_mofi.checkpoint_mofi import load_optimizer, save_optimizer
+from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
+from modeling_mofi.processes_mofi import process_place
+
+
+NUM_ROWS = 12
+NUM_ENTITIES = 50
+# Rows of the global batch on each process; the last are those of an epoch's last, uneven batch.
+SHARES = {1: [[12]], 2: [[6, 6], [9, 3]], 3: [[4, 4, 4], [5, 6, 1]]}
+
+
+def make_model(config, **head_settings):
+    torch.manual_seed(0)
+    config.num_entities = NUM_ENTITIES
+    return MofiForPreTraining(config, num_sampled_entities=20, scale=8.0, **head_settings)
+
+
+def global_batch(config):
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(4, config.text_config.vocab_size, (NUM_ROWS, 8), generator=generator)
+    input_ids[:, -1] = config.text_config.eos_token_id
+    labels = torch.randint(0, 8, (NUM_ROWS,), generator=generator)  # Few, so that some images share theirs.
+    labels[3] = -1
+    pixels = torch.randn(NUM_ROWS, 3, 16, 16, generator=generator)
+    return {"pixel_values": pixels, "input_ids": input_ids, "entity_labels": labels}
+
+
+def own_share(batch, counts):
+    rank = process_place()[0]
+    start = sum(counts[:rank])
+    return {name: values[start : start + counts[rank]] for name, values in batch.items()}
+
+
+def losses_and_gradients(config, counts):
+    """Losses of the global batch and the gradient of every parameter; rows of the head that this process owns."""
+    model = make_model(config)
+    wrapped = DistributedDataParallel(model) if len(counts) > 1 else model
+    outputs = wrapped(**own_share(global_batch(config), counts))
+    outputs.loss.backward()
+    losses = torch.stack([outputs.contrastive_loss, outputs.entity_loss]).detach()
+    if len(counts) > 1:
+        torch.distributed.all_reduce(losses)
+    gradients = {name: parameter.grad.to_dense().numpy() for name, parameter in model.named_parameters()}
+    return (losses / len(counts)).tolist(), gradients
+
+
+def compare_losses(config):
+    return [losses_and_gradients(config, counts) for counts in SHARES[process_place()[1]]]
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Losses and gradients for each number of processes: `[processes][share][rank]`."""
+    found = {}
+    for num_processes in SHARES:
+        by_rank = run_processes(compare_losses, num_processes, make_tiny_config())
+        found[num_processes] = list(zip(*by_rank, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("share", [0, 1], ids=["even", "uneven"])
+def test_processes_give_the_losses_of_one(results, num_processes, share):
+    expected, _ = results[1][0][0]
+    for losses, _ in results[num_processes][share]:
+        assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("share", [0, 1], ids=["even", "uneven"])
+def test_processes_give_the_gradient_of_one(results, num_processes, share):
+    _, expected = results[1][0][0]
+    by_rank = [gradients for _, gradients in results[num_processes][share]]
+    for name, gradient in expected.items():
+        gradient = torch.from_numpy(gradient)
+        if name == "entity_head.weight":
+            found = [torch.cat([torch.from_numpy(gradients[name]) for gradients in by_rank])]
+        else:
+            found = [torch.from_numpy(gradients[name]) for gradients in by_rank]
+        for other in found:
+            # Weights that softmax makes irrelevant, such as the keys' bias, have a gradient of rounding errors.
+            assert (other - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def train_and_save(config, folder):
+    """Two steps with the real optimizers, then a save by all processes."""
+    model = make_model(config)
+    optimizer = make_optimizer(model)
+    batch = own_share(global_batch(config), SHARES[process_place()[1]][0])
+    for model.entity_head.sampling_step in range(2):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder, is_main_process=process_place()[0] == 0)
+    save_optimizer(folder, optimizer, model.entity_head, is_main=process_place()[0] == 0)
+    return rows_and_moments(model, optimizer)
+
+
+def make_optimizer(model):
+    head = torch.optim.SparseAdam(model.entity_head.parameters(), lr=0.1)
+    return TowersAndHeadOptimizer(torch.optim.AdamW(model.mofi.parameters(), lr=1e-3), head)
+
+
+def rows_and_moments(model, optimizer):
+    weight = model.entity_head.weight
+    state = optimizer.parts["head"].state[weight]
+    tensors = {"weight": weight.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+    return state["step"], {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def load_and_return(config, folder):
+    model = make_model(config, seed=5)
+    model.load_head(folder)
+    optimizer = make_optimizer(model)
+    load_optimizer(folder, optimizer, model.entity_head)
+    return rows_and_moments(model, optimizer)
+
+
+def joined(by_rank, name):
+    return torch.cat([torch.from_numpy(tensors[name]) for _, tensors in by_rank])
+
+
+def test_a_head_saved_on_two_processes_loads_on_three_and_on_one(tmp_path):
+    saved = run_processes(train_and_save, 2, make_tiny_config(), str(tmp_path))
+    assert len(list(Path(tmp_path).glob("entity_head-*-of-00002.safetensors"))) == 2
+    for num_processes in (1, 3):
+        loaded = run_processes(load_and_return, num_processes, make_tiny_config(), str(tmp_path))
+        assert [step for step, _ in loaded] == [2] * num_processes
+        for name in ("weight", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(joined(loaded, name), joined(saved, name))
