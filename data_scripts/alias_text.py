@@ -13,14 +13,17 @@ from functools import lru_cache
 
 # Scripts written without spaces: there every character is a token, with the marks that belong to it.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff\u200c\u200d"
+MARKS = (
+    "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff\u200c\u200d"
+)
 THAI_LIKE_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u102b-\u103e\u17b6-\u17d3"
 TOKEN = re.compile(
     rf"[{UNSPACED}][{THAI_LIKE_MARKS}]*|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]|[{MARKS}]|['’](?=[^\W\d_])|[+#])*"
 )
 ASCII_TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9+#]|'(?=[A-Za-z]))*")
 # An alias may run across these, but not across a comma, a bar or a bracket: `red, panda` is not a red panda.
-WEAK_GAP = re.compile(r"[\s_\-./&'’‐‑·!?]*\Z")
+WEAK_GAP = re.compile(r"[\s_\-./&'’‐‑־·!?]*\Z")
 STRONG_SEPARATOR = "\x1f"
 FILE_NAME = re.compile(r"\S+\.(?:avif|bmp|gif|jpe?g|png|svg|tiff?|webp)\Z", re.IGNORECASE)
 CAMEL_CASE = re.compile(r"[a-z](?=[A-Z][a-z])")

@@ -5,6 +5,15 @@ from dataclasses import asdict, dataclass, field
 
 
 DISAMBIGUATIONS = ("text", "image", "both")
+POSITIVE = (
+    ("source", "rows_per_shard"),
+    ("filter", "batch_size"),
+    ("filter", "image_size"),
+    ("label", "min_images_per_entity"),
+    ("label", "rows_per_file"),
+    ("run", "num_processes"),
+    ("run", "num_shards"),
+)
 STAGES = ("link_entities", "score_entities", "filter_entities", "label_entities")
 
 
@@ -81,8 +90,8 @@ class RunArguments:
     """Where the output goes and who computes it; no byte of the data set depends on these."""
 
     output_dir: str = field(metadata={"help": "Folder of the data set."})
-    engine: str = field(default="local", metadata={"help": "local, processes or ray."})
-    num_processes: int = field(default=1, metadata={"help": "Workers of `--engine processes`."})
+    engine: str = field(default="local", metadata={"help": "local (this machine) or ray (a cluster)."})
+    num_processes: int = field(default=1, metadata={"help": "Worker processes of the local engine."})
     num_threads: int = field(default=1, metadata={"help": "Threads of a worker."})
     num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this data set together."})
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
@@ -111,7 +120,7 @@ class BuildArguments:
             ValueError: With the setting, what came and what was expected.
         """
         check_choice("disambiguation", self.link.disambiguation, DISAMBIGUATIONS)
-        check_choice("engine", self.run.engine, ("local", "processes", "ray"))
+        check_choice("engine", self.run.engine, ("local", "ray"))
         if self.run.restart_from is not None:
             check_choice("restart_from", self.run.restart_from, STAGES)
         if (self.filter.min_similarity is None) == (self.filter.keep_fraction is None):
@@ -129,7 +138,10 @@ class BuildArguments:
             )
         if self.run.shard_index is not None and not 0 <= self.run.shard_index < self.run.num_shards:
             raise ValueError(f"shard_index is in [0, num_shards), got {self.run.shard_index} of {self.run.num_shards}")
-        for name, value in (("rows_per_shard", self.source.rows_per_shard), ("batch_size", self.filter.batch_size)):
+        if self.run.shard_index is not None and self.run.restart_from is not None:
+            raise ValueError("restart_from deletes the work of all tasks: give it once, without shard_index")
+        for part, name in POSITIVE:
+            value = getattr(getattr(self, part), name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.thresholds_by_type()

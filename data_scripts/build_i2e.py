@@ -75,8 +75,14 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     args.check()
     build = plan_build(args)
     check_directory(build)
-    engine = Engine(args.run.engine, args.run.num_processes, args.run.num_threads)
     write_statistics(build)
+    options = {"num_processes": args.run.num_processes, "num_threads": args.run.num_threads}
+    with Engine(args.run.engine, **options, preload=["data_scripts.build_phases"]) as engine:
+        return run_build(build, engine=engine)
+
+
+def run_build(build: Build, *, engine: Engine) -> BuildResult | None:
+    """Runs the phases one after another."""
     linking = link_phase(build)
     if not run_share(linking, build, engine=engine):
         return None
@@ -84,7 +90,7 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     scoring = score_phase(build)
     if not run_share(scoring, build, engine=engine):
         return None
-    if args.run.shard_index is not None and args.run.shard_index != 0:
+    if build.args.run.shard_index not in (None, 0):
         logger.info("all shards are scored; task 0 of the array writes the data set")
         return None
     return finish_build(build, linking, scoring, engine=engine)
@@ -108,6 +114,11 @@ def plan_build(args: BuildArguments) -> Build:
     keep_columns = keep_column_types(shards[0], source.keep_columns)
     folder = args.link.knowledge_base
     if Path(folder).is_file():
+        if args.run.num_shards > 1:
+            raise ValueError(
+                f"knowledge_base {folder} is a file, and every task of the array would build it. Build it once with "
+                "`python -m data_scripts.build_knowledge_base` and give its folder."
+            )
         built = Path(args.run.output_dir) / "knowledge_base"
         folder = str(
             build_knowledge_base(
@@ -311,18 +322,21 @@ def publish(build: Build, summary: LabelSummary, *, engine: Engine) -> None:
     files = plan_outputs(labelled, indices, rows_per_file=build.args.label.rows_per_file)
     data = build.output_dir / "data"
     data.mkdir(parents=True, exist_ok=True)
+    names = {file.name for file in files}
     for path in data.glob("*.parquet"):
-        path.unlink()
+        if path.name not in names:
+            path.unlink()
     job = PublishJob(
         scored=build.stages_dir / "score_entities",
         labelled=labelled,
         shard_indices=tuple(indices),
         data=data,
+        manifests=build.stages_dir / "publish_shards",
         knowledge_base=build.knowledge_base,
         keep_columns=build.keep_columns,
         build_id=build.build_id,
     )
-    run_tasks(job, files, engine=engine, name="publish")
+    run_tasks(job, files, engine=engine, name="publish_shards")
     write_entities(summary.entities, build.output_dir / "entities.parquet", build_id=build.build_id)
 
 

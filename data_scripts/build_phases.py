@@ -170,6 +170,7 @@ def score_phase(build: Build) -> Phase:
         config_hash=build.config_hash("score_entities"),
         versions=library_versions(),
         row_group_size=SCORED_ROW_GROUP_SIZE,
+        uses_gpu=True,
     )
 
 
@@ -203,8 +204,9 @@ def read_linked(shard: Shard, *, linked: Path, columns: PairColumns, batch_size:
         batch = table.slice(first, batch_size).to_pydict()
         batch["image"] = []
         for row in batch["row"]:
-            found, image = next(images)
-            assert found == row, f"shard {shard.index} gave row {found} for row {row}; the source changed"
+            found, image = next(images, (None, None))
+            if found != row:
+                raise ValueError(f"{shard.path} has no row {row} any more: it changed since the text phase")
             batch["image"].append(image)
         yield batch
 

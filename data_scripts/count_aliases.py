@@ -5,7 +5,7 @@ The part is fixed by the plan of the shards, so every process and machine learns
 
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,65 +60,80 @@ def count_aliases(
     """
     kb = open_knowledge_base(knowledge_base)
     stop_words = read_stop_words(language)
-    num_texts: dict[int, int] = defaultdict(int)
-    num_alone: dict[int, int] = defaultdict(int)
-    neighbours: dict[int, set[int]] = defaultdict(set)
-    sums: dict[int, np.ndarray] = {}
-    observations: dict[int, int] = defaultdict(int)
-    word_counts: dict[str, int] = defaultdict(int)
+    counter = TextCounter(kb, stop_words)
     distinct = dict.fromkeys(DIGITS.sub("0", text) for text in texts)
     for text in distinct:
-        matches = match_aliases(text, kb, stop_words=stop_words)
-        aliases = {alias for _, _, alias in matches}
-        for alias in aliases:
-            num_texts[alias] += 1
-            num_alone[alias] += len(aliases) == 1
-            neighbours[alias] |= aliases - {alias}
-        for word in set(content_tokens(tokenize_text(text).key)):
-            word_counts[word] += 1
-        observe_contexts(text, matches, kb, sums=sums, observations=observations)
+        counter.add(text)
     minimum = max(MIN_TEXTS, MIN_SHARE * len(distinct))
-    found = {
-        alias
-        for alias, count in num_texts.items()
-        if count >= minimum
-        and num_alone[alias] <= MAX_ALONE_SHARE * count
-        and len(neighbours[alias]) >= MIN_NEIGHBOUR_SHARE * count
-    }
-    listed = {kb.aliases.get(alias_key(phrase), -1) for phrase in boilerplate} - {-1}
-    kept = sorted(token for token, count in observations.items() if count >= MIN_CONTEXTS)
-    vectors = np.array([sums[token] for token in kept], dtype=np.float32).reshape(len(kept), -1)
-    vectors = normalize_rows(vectors)
+    found = counter.boilerplate(minimum)
     names = sorted(kb.aliases.restore_key(alias) for alias in found)
     logger.info("count_aliases: %s texts, boilerplate: %s", f"{len(distinct):,}", ", ".join(names) or "none")
-    frequent = {word for word, count in word_counts.items() if count >= minimum} | stop_words
+    listed = {kb.aliases.get(alias_key(phrase), -1) for phrase in boilerplate} - {-1}
+    frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
+    context_tokens, context_vectors = counter.contexts()
     return TextStatistics(
         boilerplate=np.array(sorted(found | listed), np.int64),
         frequent_tokens=np.array(sorted({hash_token(word) for word in frequent}), np.int64),
-        context_tokens=np.array(kept, np.int64),
-        context_vectors=vectors,
+        context_tokens=context_tokens,
+        context_vectors=context_vectors,
     )
 
 
-def observe_contexts(
-    text: str,
-    matches: list[Match],
-    kb: KnowledgeBase,
-    *,
-    sums: dict[int, np.ndarray],
-    observations: dict[int, int],
-) -> None:
-    """Adds the embedding of every unambiguous entity of a text to the words that stand outside its mention."""
-    for start, end, alias in matches:
-        first, last = int(kb.offsets[alias]), int(kb.offsets[alias + 1])
+class TextCounter:
+    """Counts aliases and words, and what stands beside what, text by text."""
+
+    def __init__(self, kb: KnowledgeBase, stop_words: frozenset[str]) -> None:
+        self.kb = kb
+        self.stop_words = stop_words
+        self.num_texts: Counter[int] = Counter()
+        self.num_alone: Counter[int] = Counter()
+        self.neighbours: dict[int, set[int]] = defaultdict(set)
+        self.word_counts: Counter[str] = Counter()
+        self.sums: dict[int, np.ndarray] = {}
+        self.observations: Counter[int] = Counter()
+
+    def add(self, text: str) -> None:
+        """Counts one text."""
+        matches = match_aliases(text, self.kb, stop_words=self.stop_words)
+        aliases = {alias for _, _, alias in matches}
+        for alias in aliases:
+            self.num_texts[alias] += 1
+            self.num_alone[alias] += len(aliases) == 1
+            self.neighbours[alias] |= aliases - {alias}
+        self.word_counts.update(set(content_tokens(tokenize_text(text).key)))
+        for match in matches:
+            self.observe(text, match)
+
+    def observe(self, text: str, match: Match) -> None:
+        """Adds the embedding of an unambiguous entity to the words that stand outside its mention."""
+        start, end, alias = match
+        first, last = int(self.kb.offsets[alias]), int(self.kb.offsets[alias + 1])
         if last - first != 1:
-            continue
-        embedding = kb.embeddings[kb.candidates[first]].astype(np.float32)
+            return
+        embedding = self.kb.embeddings[self.kb.candidates[first]].astype(np.float32)
         for word in context_words(text, start, end):
             token = hash_token(word)
-            sums[token] = sums[token] + embedding if token in sums else embedding
-            observations[token] += 1
+            self.sums[token] = self.sums[token] + embedding if token in self.sums else embedding
+            self.observations[token] += 1
+
+    def boilerplate(self, minimum: float) -> set[int]:
+        """Aliases of at least `minimum` texts that seldom stand alone and have ever other neighbours."""
+        return {
+            alias
+            for alias, count in self.num_texts.items()
+            if count >= minimum
+            and self.num_alone[alias] <= MAX_ALONE_SHARE * count
+            and len(self.neighbours[alias]) >= MIN_NEIGHBOUR_SHARE * count
+        }
+
+    def contexts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Words seen often enough beside unambiguous entities, and the mean embedding of those."""
+        kept = sorted(token for token, count in self.observations.items() if count >= MIN_CONTEXTS)
+        vectors = np.zeros((len(kept), self.kb.embeddings.shape[1]), dtype=np.float32)
+        for row, token in enumerate(kept):
+            vectors[row] = self.sums[token]
+        return np.array(kept, np.int64), normalize_rows(vectors)
 
 
 def context_words(text: str, start: int, end: int) -> list[str]:
@@ -131,6 +146,7 @@ def write_text_statistics(statistics: TextStatistics, path: Path) -> None:
     """Writes the statistics in one piece."""
     with write_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **vars(statistics))
+    open_text_statistics.cache_clear()
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """Embeds the texts of the entities that the text phase found, once per model and template, for the image phase."""
 
+import multiprocessing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 import modeling_mofi  # noqa: F401 - registers MOFI with AutoModel and AutoProcessor
-from data_scripts.files import write_json, write_whole
+from data_scripts.files import read_json, write_json, write_whole
 from data_scripts.knowledge_base import open_knowledge_base
 
 
@@ -34,14 +35,18 @@ class FilterModel:
 
 @lru_cache(maxsize=1)
 def open_filter_model(name: str) -> FilterModel:
-    """Loads a dual encoder by name or path; on a GPU, if there is one, in bfloat16.
+    """Loads a dual encoder by name or path; on a GPU, if there is one, in bfloat16; from safetensors alone.
 
     Raises:
         ValueError: If the model has no `get_image_features` and `get_text_features`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        # Workers of a pool are numbered from 1; each takes the next GPU.
+        number = (multiprocessing.current_process()._identity or (1,))[0] - 1
+        device = torch.device("cuda", number % torch.cuda.device_count())
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModel.from_pretrained(name, dtype=dtype).to(device).eval()
+    model = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True).to(device).eval()
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
             f"filter_model {name} is a {type(model).__name__}, which does not embed images and texts in one space; "
@@ -90,3 +95,12 @@ def embed_entities(
     with write_whole(folder / "embeddings.npy") as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts) if parts else np.zeros((0, 1), np.float32))
     write_json(folder / "entity_ids.json", ordered)
+    open_text_embeddings.cache_clear()
+
+
+@lru_cache(maxsize=2)
+def open_text_embeddings(folder: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Text embeddings, memory-mapped [entities, D], and the row of each entity id."""
+    ordered = read_json(Path(folder) / "entity_ids.json")
+    vectors = np.load(Path(folder) / "embeddings.npy", mmap_mode="r" if ordered else None)
+    return vectors, {entity_id: row for row, entity_id in enumerate(ordered)}

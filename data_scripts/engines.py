@@ -8,10 +8,12 @@ shard, and running again writes the same bytes. An engine knows no stage, a stag
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from data_scripts.schema import NOTE, Batch, Shard, drop_rows
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("local", "processes", "ray")
+ENGINES = ("local", "ray")
 Item = TypeVar("Item")
 
 
@@ -59,6 +61,7 @@ class Phase:
         config_hash: Of everything that the output depends on.
         versions: Of the libraries that the output depends on.
         row_group_size: Rows per row group of the output.
+        uses_gpu: Whether a worker should have a GPU to itself, where a cluster has some.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Phase:
     config_hash: str
     versions: dict[str, str] = field(default_factory=dict)
     row_group_size: int = 10_000
+    uses_gpu: bool = False
 
     def data_path(self, index: int) -> Path:
         """Output file of a shard."""
@@ -79,19 +83,72 @@ class Phase:
         return self.folder / f"{index:06d}.json"
 
 
-@dataclass(frozen=True)
 class Engine:
-    """How to run.
+    """How to run; a context that ends its workers.
 
-    Attributes:
-        kind: `local`, `processes` or `ray`.
-        num_processes: Workers of `processes`.
-        num_threads: Threads a worker's libraries may use; the same everywhere, or sums would round differently.
+    Args:
+        kind: `local` or `ray`.
+        num_processes: Workers of `local`, kept from phase to phase; with 1 there is no other process.
+        num_threads: Threads a worker's PyTorch may use; the same everywhere, or sums would round differently.
+        preload: Modules that workers need; imported once, and their memory shared, where the system can fork.
     """
 
-    kind: str = "local"
-    num_processes: int = 1
-    num_threads: int = 1
+    def __init__(
+        self, kind: str = "local", *, num_processes: int = 1, num_threads: int = 1, preload: Sequence[str] = ()
+    ) -> None:
+        self.kind = kind
+        self.num_processes = num_processes
+        self.num_threads = num_threads
+        self.preload = tuple(preload)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
+        """Calls a function on every item, in any order; yields once per finished item.
+
+        Raises:
+            RuntimeError: If a worker died.
+            Exception: The first one that an item raised.
+        """
+        task = partial(run_limited, function, num_threads=self.num_threads)
+        if self.kind == "ray":
+            from data_scripts.ray_engine import run_on_ray
+
+            yield from run_on_ray(task, items, uses_gpu=uses_gpu)
+        elif self.num_processes > 1 and len(items) > 1:
+            yield from self.run_in_pool(task, items)
+        else:
+            for item in items:
+                yield task(item)
+
+    def run_in_pool(self, task: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[None]:
+        """Calls a function on every item in the worker processes."""
+        if self._pool is None:
+            # A plain fork would copy the locks of threads that do not exist in the child.
+            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            context = multiprocessing.get_context(method)
+            if method == "forkserver":
+                context.set_forkserver_preload(list(self.preload))
+            self._pool = ProcessPoolExecutor(self.num_processes, mp_context=context)
+        futures = [self._pool.submit(task, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process died, most often for want of memory. Give fewer --num_processes or a smaller "
+                "--batch_size and run again; finished shards stay."
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def run_phase(phase: Phase, shards: Sequence[Shard], *, engine: Engine) -> None:
@@ -103,40 +160,24 @@ def run_phase(phase: Phase, shards: Sequence[Shard], *, engine: Engine) -> None:
     pending = [shard for shard in shards if read_manifest(phase, shard.index) is None]
     if len(pending) < len(shards):
         logger.info("%s: %d of %d shards are already there", phase.name, len(shards) - len(pending), len(shards))
-    run_tasks(partial(run_shard, phase), pending, engine=engine, name=phase.name)
+    run_tasks(partial(run_shard, phase), pending, engine=engine, name=phase.name, uses_gpu=phase.uses_gpu)
 
 
-def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine, name: str) -> None:
-    """Calls a function on every item, in any order."""
-    task = partial(run_limited, function, num_threads=engine.num_threads)
-    progress = partial(tqdm, total=len(items), desc=name, unit="shard", disable=len(items) < 2)
-    if engine.kind == "ray":
-        from data_scripts.ray_engine import run_on_ray
-
-        for _ in progress(run_on_ray(task, items)):
-            pass
-    elif engine.kind == "processes" and engine.num_processes > 1 and len(items) > 1:
-        # fork would copy the locks of threads that do not exist in the child
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(engine.num_processes, len(items)), mp_context=context) as pool:
-            futures = [pool.submit(task, item) for item in items]
-            try:
-                for future in progress(as_completed(futures)):
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    else:
-        for item in progress(items):
-            task(item)
+def run_tasks(
+    function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine, name: str, uses_gpu: bool = False
+) -> None:
+    """Calls a function on every item, in any order, with a progress bar."""
+    done = engine.run(function, items, uses_gpu=uses_gpu)
+    for _ in tqdm(done, total=len(items), desc=name, unit="shard", disable=len(items) < 2):
+        pass
 
 
 def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> None:
     """Calls a function with the number of threads of PyTorch fixed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import torch
-
-    if torch.get_num_threads() != num_threads:
+    # Whoever needs PyTorch has imported it by now; the others are spared the seconds.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
     function(item)
 

@@ -103,7 +103,7 @@ def mentions_of(mentions: Sequence[list[dict]], flat: Candidates) -> list[tuple[
     return [(row, mentions[row][slot]) for row, slot in zip(flat.text.tolist(), flat.slot.tolist(), strict=True)]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=4096)
 def spelling_class(text: str, start: int, written: str) -> str | None:
     """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
     if text.isupper():
@@ -116,7 +116,7 @@ def spelling_class(text: str, start: int, written: str) -> str | None:
     return "lower_in_lower" if len(tokenize_text(written).starts) == 1 else "lower_phrase"
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=4096)
 def uses_capitals(text: str) -> bool:
     """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
     words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
@@ -198,7 +198,7 @@ class TextWords:
         return sums / np.maximum(counts, 1)[:, None]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=4096)
 def hashed_words(text: str) -> tuple[int, ...]:
     """Distinct hashed content words of a text."""
     return tuple(dict.fromkeys(hash_token(word) for word in content_tokens(tokenize_text(text).key)))

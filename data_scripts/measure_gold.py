@@ -60,7 +60,7 @@ def share_found(name: str, wanted: Pairs, found: Pairs) -> GoldMeasure:
 
 def read_gold(build: Build, column: str | None) -> dict[str, str]:
     """The gold entity of each image that has one."""
-    if column is None:
+    if not column:
         return {}
     columns = replace(build.columns, keep=(column,))
     gold: dict[str, str] = {}

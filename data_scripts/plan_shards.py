@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_scripts.read_hub import open_dataset, plan_hub
-from data_scripts.read_lines import plan_lines
+from data_scripts.read_lines import plan_lines, read_lines
 from data_scripts.read_parquet import check_columns, open_parquet, plan_parquet
-from data_scripts.read_tars import plan_tars
+from data_scripts.read_tars import plan_tars, read_tars
 from data_scripts.schema import Shard
 
 
@@ -130,6 +130,10 @@ def keep_column_types(shard: Shard, names: Sequence[str]) -> dict[str, pa.DataTy
         if features is not None:
             check_columns(list(names), list(features), path=shard.path)
             return {name: plain_type(features.arrow_schema.field(name).type) for name in names}
+    if shard.format == "lines":
+        next(read_lines(shard, names=list(names), batch_size=1, rows=None), None)
+    if shard.format == "tar":
+        next(read_tars(shard, names=list(names), batch_size=1, rows=None), None)
     return dict.fromkeys(names, pa.string())
 
 

@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.files import write_whole
+from data_scripts.files import hash_file, try_read_json, write_json, write_whole
 from data_scripts.knowledge_base import open_knowledge_base
 from data_scripts.schema import published_schema
 
@@ -49,11 +49,23 @@ class PublishJob:
     labelled: Path
     shard_indices: tuple[int, ...]
     data: Path
+    manifests: Path
     knowledge_base: str
     keep_columns: dict[str, pa.DataType]
     build_id: str
 
     def __call__(self, file: OutputFile) -> None:
+        path, manifest = self.data / file.name, self.manifests / f"{file.name}.json"
+        found = try_read_json(manifest)
+        is_done = found is not None and found["build_id"] == self.build_id and path.is_file()
+        if is_done and path.stat().st_size == found["bytes"]:
+            return
+        manifest.unlink(missing_ok=True)
+        self.write(file)
+        write_json(manifest, {"build_id": self.build_id, "bytes": path.stat().st_size, "sha256": hash_file(path)})
+
+    def write(self, file: OutputFile) -> None:
+        """Writes an output file, a row group in memory at a time."""
         schema = with_features(published_schema(self.keep_columns), build_id=self.build_id)
         with write_whole(self.data / file.name) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             waiting: list[dict] = []
@@ -72,12 +84,13 @@ class PublishJob:
         labelled = labelled.filter(pa.compute.equal(labelled["split"], split)).slice(start, stop - start)
         wanted = {row["row"]: row for row in labelled.to_pylist()}
         columns = ["image_id", "row", "image", "alt_text", *self.keep_columns]
-        for batch in pq.ParquetFile(self.scored / f"{shard:06d}.parquet").iter_batches(
-            ROW_GROUP_SIZE, columns=columns
-        ):
-            rows = batch["row"].to_pylist()
+        scored = pq.ParquetFile(self.scored / f"{shard:06d}.parquet")
+        for group in range(scored.metadata.num_row_groups):
+            rows = scored.read_row_group(group, columns=["row"])["row"].to_pylist()
             kept = [position for position, row in enumerate(rows) if row in wanted]
-            for pair in batch.take(pa.array(kept, pa.int64())).to_pylist():
+            if not kept:
+                continue
+            for pair in scored.read_row_group(group, columns=columns).take(kept).to_pylist():
                 label = wanted[pair.pop("row")]
                 entities = [self.describe(entity) for entity in label["entities"]]
                 yield pair | {"entities": entities, "entity_labels": label["entity_labels"]}

@@ -1,6 +1,8 @@
 """Reads pairs from a data set on the Hub (or any that `datasets.load_dataset` opens), streaming or not."""
 
+import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import datasets
@@ -29,7 +31,14 @@ def plan_hub(
 
 
 def open_dataset(name: str, options: dict[str, Any]) -> datasets.Dataset | datasets.IterableDataset:
-    """Opens one split; images stay encoded, so that one bad image cannot end the iteration."""
+    """Opens one split once per process; images stay encoded, so that one bad image cannot end the iteration."""
+    return open_once(name, json.dumps(options))
+
+
+@lru_cache(maxsize=4)
+def open_once(name: str, options_json: str) -> datasets.Dataset | datasets.IterableDataset:
+    """Opens one split."""
+    options = json.loads(options_json)
     data = datasets.load_dataset(
         name,
         options["config_name"],

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def plan_lines(paths: list[str], *, rows_per_shard: int) -> list[Shard]:
         fingerprint = fingerprint_file(path)
         header = read_header(path)
         starts = [offset for row, offset in enumerate(row_offsets(path, header)) if row % rows_per_shard == 0]
-        for start, stop in zip(starts, [*starts[1:], None], strict=True):
+        for start, stop in itertools.zip_longest(starts, starts[1:]):
             options = {"header": header}
             shards.append(Shard(len(shards), "lines", path, start, stop, fingerprint, options))
     return shards

@@ -102,10 +102,10 @@ def read_image_file(path: str, *, root: Path, max_bytes: int) -> bytes | str:
             f"image {path!r} is a URL, and URLs are not fetched. Download the images first, for example with "
             "img2dataset, and give its tar files as --pairs."
         )
-    full = (root / path).resolve()
-    if not full.is_relative_to(root.resolve()):
-        return "image path outside the folder"
     try:
+        full = (root / path).resolve()
+        if not full.is_relative_to(root.resolve()):
+            return "image path outside the folder"
         return "image file too large" if full.stat().st_size > max_bytes else full.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return "image file missing"

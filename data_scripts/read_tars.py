@@ -1,6 +1,7 @@
 """Reads pairs from WebDataset tars in img2dataset's layout: `KEY.jpg`, `KEY.txt`, `KEY.json` beside one another."""
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -74,10 +75,21 @@ def read_samples(shard: Shard, *, with_images: bool) -> Iterator[Sample]:
                 sample[KEY_COLUMN] = key
                 add_member(sample, tar, member, extension.lower(), with_images=with_images)
                 tar.members = []  # tarfile remembers every header otherwise, and memory grows with the input
+            check_end(tar, shard.path)
     except (tarfile.ReadError, EOFError) as error:
         raise ValueError(f"{shard.path} is not a whole tar file ({error}); download it again") from None
     if sample:
         yield sample
+
+
+def check_end(tar: tarfile.TarFile, path: str) -> None:
+    """Refuses a tar without an end mark: tarfile takes a file that was cut for one that ends.
+
+    Raises:
+        tarfile.ReadError: If nothing follows the last member.
+    """
+    if path.endswith(".tar") and os.path.getsize(path) < tar.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no end mark")
 
 
 def add_member(

@@ -55,7 +55,7 @@ def escape(text: object) -> str:
 def gold_section(result: BuildResult) -> str:
     """Recall and precision, where the source has gold columns."""
     run = result.build.args.run
-    if run.gold_column is None and run.gold_text_column is None:
+    if not run.gold_column and not run.gold_text_column:
         return ""
     rows = "".join(
         f"<tr><td>{escape(measure.name)}<td class=num>{measure.share:.1%}<td class=num>{measure.total:,}"

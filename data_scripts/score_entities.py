@@ -1,13 +1,9 @@
 """Scores candidates by the similarity of the image and the entity's text, with any CLIP-like model."""
 
-import json
-from functools import lru_cache
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from data_scripts.embed_entities import open_filter_model
+from data_scripts.embed_entities import open_filter_model, open_text_embeddings
 from data_scripts.schema import Batch
 
 
@@ -33,11 +29,3 @@ def score_entities(batch: Batch, *, filter_model: str, text_embeddings: str) -> 
         [candidate | {"similarity": next(similarities)} for candidate in found] for found in batch["candidates"]
     ]
     return batch
-
-
-@lru_cache(maxsize=2)
-def open_text_embeddings(folder: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Text embeddings, memory-mapped [entities, D], and the row of each entity id."""
-    ordered = json.loads((Path(folder) / "entity_ids.json").read_text(encoding="utf-8"))
-    vectors = np.load(Path(folder) / "embeddings.npy", mmap_mode="r" if ordered else None)
-    return vectors, {entity_id: row for row, entity_id in enumerate(ordered)}

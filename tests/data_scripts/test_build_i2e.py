@@ -1,0 +1,332 @@
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from tiny_build import BAD_IMAGES, make_pairs, write_pairs
+
+from data_scripts.build_i2e import main
+
+
+def read_build(folder):
+    """Bytes of everything that is published, of the manifests and of the stages."""
+    names = ("data/*", "entities.parquet", "README.md", "stages/*/*.json", "stages/*/*.parquet")
+    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
+
+
+def error_of(capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        main(flags)
+    return f"{stopped.value.code} {capsys.readouterr().err}"
+
+
+def test_pairs_become_a_data_set_that_datasets_opens(recipe, tmp_path):
+    main(recipe())
+    data = datasets.load_dataset(str(tmp_path / "i2e"), split="train")
+    assert data.column_names == ["image_id", "image", "alt_text", "entities", "entity_labels", "licence"]
+    assert data.features["image"] == datasets.Image()
+    assert len(data) == 30  # six texts in turn, one of which names nothing
+    first = data[0]
+    assert (first["image_id"], first["alt_text"], first["image"].mode) == ("image-000", "1F419_octopus.svg", "RGB")
+    assert [entity["name"] for entity in first["entities"]] == ["octopus"]
+    table = pq.read_table(tmp_path / "i2e" / "entities.parquet")
+    rows = table.to_pylist()
+    assert [row["entity_label"] for row in rows] == list(range(len(rows)))
+    for row in data:
+        assert [rows[label]["entity_id"] for label in row["entity_labels"]] == [
+            e["entity_id"] for e in row["entities"]
+        ]
+    counted = [sum(label in labels for labels in data["entity_labels"]) for label in range(len(rows))]
+    assert [row["count"] for row in rows] == counted
+
+
+def test_data_and_entities_carry_the_id_of_the_build(recipe, tmp_path):
+    main(recipe())
+    paths = [*(tmp_path / "i2e").glob("data/*.parquet"), tmp_path / "i2e" / "entities.parquet"]
+    ids = {pq.read_schema(path).metadata[b"mofi.build_id"] for path in paths}
+    assert len(paths) == 2
+    assert len(ids) == 1
+
+
+def test_every_stage_logs_rows_in_rows_out_and_reasons(recipe, caplog):
+    with caplog.at_level("INFO"):
+        main(recipe())
+    assert "recognize_mentions: 36 rows in, 30 out (no mention 6)" in caplog.messages
+    for stage in ("link_entities", "decode_images", "score_entities", "filter_entities", "label_entities"):
+        assert f"{stage}: 30 rows in, 30 out" in caplog.messages
+
+
+def test_files_are_of_even_size_whatever_the_shards(recipe, tmp_path):
+    main(recipe(rows_per_file=8))
+    files = sorted((tmp_path / "i2e" / "data").iterdir())
+    assert [path.name for path in files] == [f"train-0000{i}-of-00004.parquet" for i in range(4)]
+    assert [pq.read_metadata(path).num_rows for path in files] == [8, 7, 7, 8]
+
+
+def test_hostile_images_and_texts_are_dropped_with_reasons_and_counts_add_up(recipe, tmp_path, caplog):
+    rows = make_pairs(20)
+    for row, (_, data) in zip(rows[6:], BAD_IMAGES.items(), strict=False):
+        row["image"] = {"bytes": data, "path": None}
+        row["alt_text"] = "an octopus"
+    texts = [None, "", "\x00" * 9, "octopus " * 40_000]
+    for row, text in zip(rows[-4:], texts, strict=True):
+        row["alt_text"] = text
+    with caplog.at_level("INFO"):
+        main(recipe(pairs=write_pairs(tmp_path / "hostile.parquet", rows), min_images_per_entity=1))
+    reasons = "; ".join(f"{reason} 1" for reason in BAD_IMAGES)
+    line = next(message for message in caplog.messages if message.startswith("decode_images:"))
+    assert sorted(line[line.index("(") + 1 : -1].split("; ")) == sorted(reasons.split("; "))
+    assert "note: text cut short, 1 rows" in caplog.messages
+    for text in ("1F419_octopus.svg", "octopus octopus"):
+        data = datasets.load_dataset(str(tmp_path / "i2e"), split="train")
+        assert any(alt_text.startswith(text) for alt_text in data["alt_text"])
+
+
+@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_every_engine_writes_the_bytes_of_one_process(engine, recipe, tmp_path):
+    main(recipe(output_dir=tmp_path / "one"))
+    if engine == "ray":
+        pytest.importorskip("ray")
+    settings = {"engine": "ray"} if engine == "ray" else {"num_processes": 2}
+    main(recipe(output_dir=tmp_path / "many", **settings))
+    one, many = read_build(tmp_path / "one"), read_build(tmp_path / "many")
+    one["README.md"] = one["README.md"].replace(b"--output_dir one", b"--output_dir many")
+    one["README.md"] = one["README.md"].replace(b'"one"', b'"many"')
+    assert one == many
+
+
+def test_tasks_of_a_job_array_write_the_bytes_of_one_process(recipe, tmp_path):
+    main(recipe(output_dir=tmp_path / "a" / "i2e"))
+    for _ in range(2):
+        for index in (1, 2, 0):
+            main(recipe(output_dir=tmp_path / "b" / "i2e", num_shards=3, shard_index=index))
+    main(recipe(output_dir=tmp_path / "b" / "i2e", num_shards=3, shard_index=0))
+    assert read_build(tmp_path / "a" / "i2e") == read_build(tmp_path / "b" / "i2e")
+
+
+def run_killed(flags, seconds):
+    """Runs the build in a child that is killed after a while; whether it was still running then."""
+    child = os.fork()
+    if child == 0:
+        main(flags)
+        os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_at_twenty_random_moments_and_run_again_gives_the_same_bytes(recipe, tmp_path):
+    started = time.perf_counter()
+    main(recipe(output_dir=tmp_path / "a" / "i2e"))
+    duration = time.perf_counter() - started
+    expected = read_build(tmp_path / "a" / "i2e")
+    generator = random.Random(0)
+    killed = 0
+    for trial in range(20):
+        flags = recipe(output_dir=tmp_path / str(trial % 4) / "i2e")
+        killed += run_killed(flags, generator.uniform(0, 0.9 * duration))
+    assert killed >= 10
+    for trial in range(4):
+        main(recipe(output_dir=tmp_path / str(trial) / "i2e"))
+        assert read_build(tmp_path / str(trial) / "i2e") == expected
+
+
+CHANGES = [
+    ({"max_text_length": 9}, "max_text_length"),
+    ({"disambiguation": "both"}, "keeps_candidates"),
+    ({"entity_template": "a photo of {name}"}, "entity_template"),
+    ({"image_size": 10}, "image_size"),
+]
+
+
+@pytest.mark.parametrize(("settings", "name"), CHANGES, ids=[name for _, name in CHANGES])
+def test_other_settings_in_the_same_folder_are_refused(settings, name, recipe, tmp_path, capsys):
+    main(recipe())
+    before = read_build(tmp_path / "i2e")
+    message = error_of(capsys, recipe(**settings))
+    assert "was built with other settings" in message
+    assert f"{name} changed" in message or f"{name}," in message
+    assert "--restart_from" in message
+    assert read_build(tmp_path / "i2e") == before
+
+
+def test_another_input_in_the_same_folder_is_refused(recipe, tmp_path, capsys):
+    main(recipe())
+    pairs = write_pairs(tmp_path / "pairs.parquet", make_pairs(37))
+    assert "pairs changed" in error_of(capsys, recipe(pairs=pairs))
+
+
+def test_another_model_in_the_same_folder_is_refused(recipe, tmp_path, capsys, clip):
+    main(recipe())
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in Path(clip).iterdir():
+        content = path.read_bytes()
+        (other / path.name).write_bytes(content[:-4] + b"\0\0\0\0" if path.name.endswith("safetensors") else content)
+    assert "filter_model changed" in error_of(capsys, recipe(filter_model=other))
+
+
+def test_restart_from_a_stage_does_what_depends_on_it_again(recipe, tmp_path):
+    main(recipe())
+    linked = tmp_path / "i2e" / "stages" / "link_entities" / "000000.parquet"
+    before = linked.stat().st_mtime_ns
+    main(recipe(entity_template="a photo of {name}", restart_from="score_entities"))
+    assert linked.stat().st_mtime_ns == before
+    fresh = recipe(entity_template="a photo of {name}", output_dir=tmp_path / "fresh" / "i2e")
+    main(fresh)
+    assert read_build(tmp_path / "i2e") == read_build(tmp_path / "fresh" / "i2e")
+
+
+def test_another_threshold_scores_nothing_again(recipe, tmp_path):
+    main(recipe())
+    scored = tmp_path / "i2e" / "stages" / "score_entities"
+    times = {path.name: path.stat().st_mtime_ns for path in scored.iterdir()}
+    main(recipe(keep_fraction=0.5))
+    assert {path.name: path.stat().st_mtime_ns for path in scored.iterdir()} == times
+    main(recipe(keep_fraction=0.5, output_dir=tmp_path / "fresh" / "i2e"))
+    assert read_build(tmp_path / "i2e") == read_build(tmp_path / "fresh" / "i2e")
+
+
+def test_a_finished_build_is_left_as_it_is(recipe, tmp_path):
+    main(recipe())
+    path = next((tmp_path / "i2e" / "data").iterdir())
+    before = path.stat().st_mtime_ns
+    main(recipe())
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_image_chooses_among_the_candidates(recipe, tmp_path):
+    rows = make_pairs(12)
+    for row in rows:
+        row["alt_text"] = "turkey"
+    pairs = write_pairs(tmp_path / "turkey.parquet", rows)
+    settings = {"pairs": pairs, "disambiguation": "image", "min_images_per_entity": 1}
+    main(recipe(**settings, min_candidate_probability=0.001))
+    scored = pq.read_table(tmp_path / "i2e" / "stages" / "score_entities" / "000000.parquet").to_pylist()
+    best = {row["image_id"]: max(row["candidates"], key=lambda c: c["similarity"])["entity_id"] for row in scored}
+    data = datasets.load_dataset(str(tmp_path / "i2e"), split="train")
+    assert all(len(row["candidates"]) == 2 for row in scored)
+    assert {row["image_id"]: row["entities"][0]["entity_id"] for row in data} == best
+
+
+def test_a_validation_split_is_published(recipe, tmp_path):
+    main(recipe(validation_fraction=0.3, min_images_per_entity=2))
+    data = datasets.load_dataset(str(tmp_path / "i2e"))
+    assert set(data) == {"train", "validation"}
+    assert len(data["train"]) + len(data["validation"]) == 30
+
+
+ERRORS = [
+    ({"alt_text_column": "caption"}, "has no column 'caption'"),
+    ({"image_column": "picture"}, "has no column 'picture'"),
+    ({"keep_columns": "licences"}, "has no column 'licences'"),
+    ({"pairs": "nowhere/pairs.parquet"}, "does not exist"),
+    ({"knowledge_base": "nowhere"}, "holds no finished knowledge base"),
+    ({"min_similarity": 0.5}, "exactly one of min_similarity and keep_fraction"),
+    ({"min_similarity": 3, "keep_fraction": None}, r"cosine in [-1, 1], got 3.0"),
+    ({"min_similarity": 1.0, "keep_fraction": None}, "no entity has 2 images"),
+    ({"min_images_per_entity": 99}, "no entity has 99 images"),
+    ({"disambiguation": "magic"}, "disambiguation is one of text, image, both, got 'magic'"),
+    ({"min_similarity_by_type": "Q5"}, "min_similarity_by_type must be JSON"),
+    ({"max_images_per_entity": 1}, "below min_images_per_entity"),
+    ({"alt_texts": "x"}, "--alt_texts"),
+    ({"shard_index": 3, "num_shards": 2}, "shard_index is in [0, num_shards)"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), ERRORS, ids=[message for _, message in ERRORS])
+def test_mistakes_are_named(settings, message, recipe, capsys):
+    assert message in error_of(capsys, recipe(**settings))
+
+
+def test_nothing_to_link_is_an_error_that_says_where_the_rows_went(recipe, tmp_path, capsys):
+    rows = make_pairs(4)
+    for row in rows:
+        row["alt_text"] = "DSC00220"
+    message = error_of(capsys, recipe(pairs=write_pairs(tmp_path / "none.parquet", rows)))
+    assert "no row is left after link_entities" in message
+    assert "'no mention': 4" in message
+
+
+def test_more_workers_than_shards_is_no_mistake(recipe, tmp_path):
+    main(recipe(rows_per_shard=100, num_processes=8))
+    assert len(list((tmp_path / "i2e" / "data").iterdir())) == 1
+
+
+def test_weights_as_pickle_are_never_opened(recipe, tmp_path, clip):
+    """A model folder whose only weights are a pickle that would run code."""
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for path in Path(clip).glob("*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    flag = tmp_path / "code ran"
+    (folder / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch \"{flag}\"'\ntR.".encode())
+    with pytest.raises(OSError, match="safetensors"):
+        main(recipe(filter_model=folder))
+    assert not flag.exists()
+
+
+def test_the_recipe_in_the_card_builds_the_same_data_set(recipe, tmp_path):
+    main(recipe())
+    card = (tmp_path / "i2e" / "README.md").read_text(encoding="utf-8")
+    text = card[card.index("```yaml\n") + 8 :]
+    (tmp_path / "again.yaml").write_text(text[: text.index("```")], encoding="utf-8")
+    main([str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path / "again" / "i2e")])
+    assert read_build(tmp_path / "i2e") == read_build(tmp_path / "again" / "i2e")
+
+
+def test_the_card_tells_the_splits_and_features(recipe, tmp_path):
+    main(recipe())
+    info = datasets.load_dataset_builder(str(tmp_path / "i2e")).info
+    assert info.splits["train"].num_examples == 30
+    assert info.features["entity_labels"] == datasets.List(datasets.Value("int64"))
+
+
+def test_the_report_shows_images_counts_and_threshold(recipe, tmp_path):
+    main(recipe(keep_fraction=0.7))
+    page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 30
+    assert "similarity below threshold 9" in page
+    assert "it keeps 7" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_report_measures_against_gold(recipe, tmp_path):
+    rows = make_pairs(36)
+    names = {"1F419_octopus.svg": "Q1", "Flag of Turkey": "Q3", "a red panda in a tree": "Q8", "two cherries": "Q9"}
+    for row in rows:
+        row["gold"] = names.get(row["alt_text"], "Q99")
+    pairs = write_pairs(tmp_path / "gold.parquet", rows)
+    main(recipe(pairs=pairs, gold_column="gold", gold_text_column="gold"))
+    page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
+    assert "named by the text that were found (recall)<td class=num>66.7%<td class=num>36" in page
+    assert "entities that are the image&#x27;s own (precision)<td class=num>80.0%<td class=num>30" in page
+
+
+def test_publishing_uploads_the_data_set_and_not_the_stages(recipe, tmp_path, monkeypatch):
+    calls = {}
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            calls["create"] = (repo_id, options)
+
+        def upload_folder(self, **options):
+            calls["upload"] = options
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    main(recipe(push_to_hub="someone/i2e"))
+    assert calls["create"] == ("someone/i2e", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert calls["upload"]["allow_patterns"] == ["data/*.parquet", "entities.parquet", "README.md", "report.html"]
+    assert 'load_dataset("someone/i2e"' in (tmp_path / "i2e" / "README.md").read_text(encoding="utf-8")
+
+
+def test_settings_are_kept_beside_the_stages(recipe, tmp_path):
+    main(recipe())
+    settings = json.loads((tmp_path / "i2e" / "stages" / "settings.json").read_text())
+    assert settings["score_entities"]["batch_size"] == 5

@@ -1,0 +1,156 @@
+import errno
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_scripts.engines import Engine, Phase, Step, read_manifest, rebatch, run_phase, run_shard, sum_manifests
+from data_scripts.schema import Shard
+
+
+SHARDS = [Shard(index, "test", f"source-{index}") for index in range(4)]
+
+
+def read_numbers(shard):
+    yield {"number": [10 * shard.index + i for i in range(3)], "note": [None, "odd", None]}
+    yield {"number": [10 * shard.index + i for i in range(3, 5)], "note": [None, None]}
+
+
+def drop_threes(batch):
+    batch["drop_reason"] = ["a three" if number % 10 == 3 else None for number in batch["number"]]
+    return batch
+
+
+def fail_on_shard_two(batch):
+    if batch["number"][0] == 20:
+        raise ValueError("shard two is bad")
+    return batch
+
+
+def make_phase(folder, *steps):
+    steps = steps or (Step("drop_threes", drop_threes),)
+    return Phase("numbers", folder, read_numbers, steps, pa.schema({"number": pa.int64()}), "hash")
+
+
+def read_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_shard_has_its_rows_and_a_manifest_with_counts(tmp_path):
+    phase = make_phase(tmp_path)
+    run_shard(phase, SHARDS[1])
+    assert pq.read_table(tmp_path / "000001.parquet")["number"].to_pylist() == [10, 11, 12, 14]
+    manifest = json.loads((tmp_path / "000001.json").read_text())
+    assert manifest["stages"] == {"drop_threes": {"rows_in": 5, "rows_out": 4, "dropped": {"a three": 1}}}
+    assert manifest["notes"] == {"odd": 1}
+
+
+def test_counts_add_up_over_shards(tmp_path):
+    phase = make_phase(tmp_path)
+    run_phase(phase, SHARDS, engine=Engine())
+    totals = sum_manifests(phase, SHARDS)
+    assert totals["stages"] == {"drop_threes": {"rows_in": 20, "rows_out": 16, "dropped": {"a three": 4}}}
+
+
+@pytest.mark.parametrize("engine", [Engine(num_processes=3), Engine("ray")], ids=["processes", "ray"])
+def test_every_engine_writes_the_bytes_of_one_process(engine, tmp_path):
+    if engine.kind == "ray":
+        pytest.importorskip("ray")
+    run_phase(make_phase(tmp_path / "one"), SHARDS, engine=Engine())
+    run_phase(make_phase(tmp_path / "many"), SHARDS, engine=engine)
+    assert read_bytes(tmp_path / "one") == read_bytes(tmp_path / "many")
+
+
+def test_shards_that_are_done_are_not_run_again(tmp_path):
+    phase = make_phase(tmp_path)
+    run_phase(phase, SHARDS, engine=Engine())
+    times = [phase.data_path(shard.index).stat().st_mtime_ns for shard in SHARDS]
+    run_phase(phase, SHARDS, engine=Engine())
+    assert [phase.data_path(shard.index).stat().st_mtime_ns for shard in SHARDS] == times
+
+
+def damage_manifest_cut(phase):
+    path = phase.manifest_path(0)
+    path.write_text(path.read_text()[:40])
+
+
+def damage_data_cut(phase):
+    path = phase.data_path(0)
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def damage_data_gone(phase):
+    phase.data_path(0).unlink()
+
+
+def damage_other_settings(phase):
+    path = phase.manifest_path(0)
+    path.write_text(path.read_text().replace('"hash"', '"other"'))
+
+
+@pytest.mark.parametrize("damage", [damage_manifest_cut, damage_data_cut, damage_data_gone, damage_other_settings])
+def test_a_damaged_shard_is_done_again(damage, tmp_path):
+    phase = make_phase(tmp_path)
+    run_phase(phase, SHARDS, engine=Engine())
+    before = read_bytes(tmp_path)
+    damage(phase)
+    assert read_manifest(phase, 0) is None
+    run_phase(phase, SHARDS, engine=Engine())
+    assert read_bytes(tmp_path) == before
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(num_processes=2), Engine("ray")], ids=["one", "two", "ray"])
+def test_an_error_in_a_shard_comes_out_and_the_other_shards_stay(engine, tmp_path):
+    if engine.kind == "ray":
+        pytest.importorskip("ray")
+    phase = make_phase(tmp_path, Step("fail", fail_on_shard_two))
+    with pytest.raises(ValueError, match="shard two is bad"):
+        run_phase(phase, SHARDS, engine=engine)
+    assert read_manifest(phase, 2) is None
+    assert not list(tmp_path.glob("000002*"))
+    assert read_manifest(phase, 0) is not None
+
+
+def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path):
+    phase = make_phase(tmp_path, Step("die", die_on_shard_two))
+    with Engine(num_processes=2) as engine, pytest.raises(RuntimeError, match="a worker process died"):
+        run_phase(phase, SHARDS, engine=engine)
+
+
+def die_on_shard_two(batch):
+    if batch["number"][0] == 20:
+        os._exit(9)
+    return batch
+
+
+def test_a_full_disk_names_the_path_and_leaves_no_manifest(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    phase = make_phase(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "write_table", full)
+        with pytest.raises(OSError, match=r"cannot write .*000000\.parquet: No space left"):
+            run_phase(phase, SHARDS, engine=Engine())
+    assert read_bytes(tmp_path) == {}
+    run_phase(phase, SHARDS, engine=Engine())
+    assert len(read_bytes(tmp_path)) == 8
+
+
+def test_batches_are_joined_and_cut():
+    batches = [{"a": [1, 2]}, {"a": []}, {"a": [3, 4, 5]}]
+    assert [batch["a"] for batch in rebatch(batches, 2)] == [[1, 2], [3, 4], [5]]
+
+
+def test_a_shard_without_rows_is_done(tmp_path):
+    phase = make_phase(tmp_path, Step("drop", drop_all))
+    run_phase(phase, SHARDS[:1], engine=Engine())
+    assert pq.read_table(phase.data_path(0)).num_rows == 0
+    assert read_manifest(phase, 0)["stages"]["drop"]["rows_out"] == 0
+
+
+def drop_all(batch):
+    batch["drop_reason"] = ["all"] * len(batch["number"])
+    return batch
