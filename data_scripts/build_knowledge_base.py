@@ -130,14 +130,14 @@ def hash_sources(args: KnowledgeBaseArguments) -> str:
 def join_parts(parts: Path, path: Path) -> pa.Table:
     """Writes the parts as one memory-mapped Arrow file in the order of the source; links to entities left out go."""
     files = [pa.ipc.open_file(pa.memory_map(str(part))) for part in sorted(parts.glob("*.arrow"))]
-    kept_ids = pa.concat_arrays([batch for file in files for batch in file.read_all()["entity_id"].chunks])
+    kept_ids = pa.chunked_array([file.read_all()["entity_id"].combine_chunks() for file in files], pa.large_string())
     with write_whole(path) as temporary, pa.ipc.new_file(str(temporary), ENTITY_TABLE) as writer:
         for file in files:
             writer.write_table(keep_links(file.read_all(), kept_ids))
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def keep_links(table: pa.Table, kept_ids: pa.Array) -> pa.Table:
+def keep_links(table: pa.Table, kept_ids: pa.ChunkedArray) -> pa.Table:
     """Leaves in `links` only the entities that are in the knowledge base."""
     links = table["links"].combine_chunks()
     flat = pc.list_flatten(links)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.alias_text import HASH_BITS
-
 
 # Our defaults; the paper does not say how its graph embeddings were trained.
 DIMENSION = 64
@@ -40,8 +38,9 @@ def embed_from_graph(
     num_entities = len(links[0]) - 1
     generator = np.random.default_rng(SEED)
     current = random_signs(generator, num_entities, dimension)
-    token_vectors = random_signs(generator, 1 << HASH_BITS, dimension)
-    token_part = sum_neighbours(tokens, token_vectors, weights=inverse_frequency)
+    used, compact = np.unique(tokens[1], return_inverse=True)
+    token_vectors = random_signs(generator, len(used), dimension) * inverse_frequency[used][:, None]
+    token_part = sum_neighbours((tokens[0], compact), token_vectors)
     total = np.zeros((num_entities, dimension), dtype=np.float32)
     for weight in PROPAGATION_WEIGHTS:
         total += weight * normalize_rows(current)
@@ -54,9 +53,7 @@ def random_signs(generator: np.random.Generator, rows: int, dimension: int) -> n
     return generator.integers(0, 2, (rows, dimension), dtype=np.int8).astype(np.float32) * 2 - 1
 
 
-def sum_neighbours(
-    adjacency: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, *, weights: np.ndarray | None = None
-) -> np.ndarray:
+def sum_neighbours(adjacency: tuple[np.ndarray, np.ndarray], vectors: np.ndarray) -> np.ndarray:
     """Sums, for every row of a sparse adjacency, the vectors of its neighbours; [rows, dimension]."""
     offsets, neighbours = adjacency
     result = np.zeros((len(offsets) - 1, vectors.shape[1]), dtype=np.float32)
@@ -66,11 +63,10 @@ def sum_neighbours(
         part = neighbours[offsets[first] : offsets[last]]
         if len(part) == 0:
             continue
-        gathered = vectors[part] if weights is None else vectors[part] * weights[part][:, None]
         lengths = np.diff(offsets[first : last + 1])
         filled = np.flatnonzero(lengths)
         starts = (offsets[first:last] - offsets[first])[filled]
-        result[first + filled] = np.add.reduceat(gathered, starts, axis=0)
+        result[first + filled] = np.add.reduceat(vectors[part], starts, axis=0)
     return result
 
 

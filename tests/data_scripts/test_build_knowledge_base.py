@@ -1,0 +1,267 @@
+import bz2
+import gzip
+import json
+import os
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from tiny_build import write_entities
+
+from data_scripts import read_entities
+from data_scripts.alias_text import alias_key
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.knowledge_base import CASELESS, COMMON, PROPER, KnowledgeBase
+
+
+def terms(**texts):
+    return {language: {"language": language, "value": value} for language, value in texts.items()}
+
+
+def item_claim(property_id, target, rank="normal"):
+    value = {"entity-type": "item", "numeric-id": int(target[1:]), "id": target}
+    return {
+        "mainsnak": {
+            "snaktype": "value",
+            "property": property_id,
+            "datavalue": {"value": value, "type": "wikibase-entityid"},
+            "datatype": "wikibase-item",
+        },
+        "type": "statement",
+        "id": f"x${property_id}",
+        "rank": rank,
+    }
+
+
+def string_claim(property_id, text):
+    snak = {"snaktype": "value", "property": property_id, "datavalue": {"value": text, "type": "string"}}
+    return {"mainsnak": snak, "type": "statement", "id": "x$1", "rank": "normal"}
+
+
+def unknown_claim(property_id):
+    return {"mainsnak": {"snaktype": "somevalue", "property": property_id}, "type": "statement", "rank": "normal"}
+
+
+def item(entity_id, *, labels, descriptions=None, aliases=None, claims=(), sitelinks=0):
+    by_property = {}
+    for claim in claims:
+        by_property.setdefault(claim["mainsnak"]["property"], []).append(claim)
+    return {
+        "type": "item",
+        "id": entity_id,
+        "labels": labels,
+        "descriptions": descriptions or {},
+        "aliases": {
+            code: [{"language": code, "value": text} for text in texts] for code, texts in (aliases or {}).items()
+        },
+        "claims": by_property or [],
+        "sitelinks": {f"wiki{i}": {"site": f"wiki{i}", "title": "x", "badges": []} for i in range(sitelinks)} or [],
+        "pageid": 1,
+        "ns": 0,
+        "title": entity_id,
+        "lastrevid": 1,
+        "modified": "2026-01-01T00:00:00Z",
+    }
+
+
+DUMP = [
+    item(
+        "Q43",
+        labels=terms(en="Turkey", de="Türkei"),
+        descriptions=terms(en="country in West Asia"),
+        aliases={"en": ["Türkiye", "Republic of Turkey"], "de": ["Republik Türkei"]},
+        claims=[
+            item_claim("P31", "Q6256"),
+            item_claim("P36", "Q3640"),
+            item_claim("P47", "Q99999"),
+            item_claim("P36", "Q406", rank="deprecated"),
+            string_claim("P297", "TR"),
+            unknown_claim("P6"),
+        ],
+        sitelinks=300,
+    ),
+    item("Q26844", labels=terms(en="turkey"), descriptions=terms(en="large bird"), sitelinks=99),
+    item("Q3640", labels=terms(en="Ankara"), claims=[item_claim("P17", "Q43")], sitelinks=200),
+    item("Q406", labels=terms(mul="Istanbul"), sitelinks=200),
+    item("Q6256", labels=terms(en="country"), sitelinks=10),
+    item("Q1", labels=terms(en="Turkey (disambiguation)"), claims=[item_claim("P31", "Q4167410")]),
+    item("Q2", labels=terms(en="Category:Turkey"), claims=[item_claim("P31", "Q4167836")]),
+    item("Q3", labels=terms(en="A study of turkeys"), claims=[item_claim("P31", "Q13442814")]),
+    item("Q4", labels=terms(de="Nur deutsch")),
+    {"type": "property", "id": "P31", "labels": terms(en="instance of"), "datatype": "wikibase-item"},
+]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Writes records as a dump and builds a knowledge base from it."""
+
+    def run(records=DUMP, name="latest-all.json.gz", folder="kb", **settings):
+        text = "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n"
+        compressors = {".gz": partial(gzip.compress, mtime=0), ".bz2": bz2.compress, ".json": bytes}
+        (tmp_path / name).write_bytes(compressors["." + name.rpartition(".")[2]](text.encode()))
+        args = KnowledgeBaseArguments(source=str(tmp_path / name), output_dir=str(tmp_path / folder), **settings)
+        return KnowledgeBase(build_knowledge_base(args))
+
+    return run
+
+
+def candidates(kb, name):
+    alias = kb.aliases[alias_key(name)]
+    first, last = kb.offsets[alias], kb.offsets[alias + 1]
+    return dict(zip(kb.entity_ids(kb.candidates[first:last]), kb.priors[first:last].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["latest-all.json.gz", "latest-all.json.bz2", "latest-all.json"])
+def test_a_wikidata_dump_becomes_entities_with_links_between_those_kept(name, build):
+    row = build(name=name).table.slice(0, 1).to_pylist()[0]
+    assert row == {
+        "entity_id": "Q43",
+        "name": "Turkey",
+        "description": "country in West Asia",
+        "aliases": ["Türkiye", "Republic of Turkey"],
+        "num_sitelinks": 300,
+        "types": ["Q6256"],
+        "links": ["Q3640"],
+    }
+
+
+def test_what_no_image_can_show_is_left_out_and_counted(build):
+    kb = build()
+    assert kb.table["entity_id"].to_pylist() == ["Q43", "Q26844", "Q3640", "Q406", "Q6256"]
+    assert kb.manifest["counts"] == {
+        "is a Wikimedia category": 1,
+        "is a disambiguation page": 1,
+        "is a property": 1,
+        "is a scholarly article": 1,
+        "kept": 5,
+        "no name in en": 1,
+        "read": 10,
+    }
+
+
+def test_the_language_is_a_setting(build):
+    kb = build(language="de")
+    assert kb.table["name"].to_pylist() == ["Türkei", "Istanbul", "Nur deutsch"]
+    assert candidates(kb, "republik türkei") == {"Q43": 1.0}
+
+
+def test_the_prior_comes_from_sitelinks_and_the_own_name_counts_more(build):
+    assert candidates(build(), "turkey") == pytest.approx({"Q43": 301 / 401, "Q26844": 100 / 401})
+
+
+def test_the_prior_comes_from_anchor_counts_if_given(build, tmp_path):
+    (tmp_path / "anchors.tsv").write_text("Turkey\tQ26844\t9\nTURKEY\tQ43\t1\nother\tQ43\t5\n")
+    kb = build(anchor_counts=str(tmp_path / "anchors.tsv"))
+    assert candidates(kb, "turkey") == pytest.approx({"Q26844": 9.5 / 11, "Q43": 1.5 / 11})
+
+
+def test_few_sitelinks_can_be_left_out(build):
+    assert build(min_sitelinks=150).table["entity_id"].to_pylist() == ["Q43", "Q3640", "Q406"]
+
+
+def test_embeddings_of_linked_entities_are_near(build):
+    groups = [[f"Q{10 * group + i}" for i in range(1, 9)] for group in (1, 2)]
+    records = [
+        item(
+            entity_id,
+            labels=terms(en=f"name{entity_id}"),
+            claims=[item_claim("P1", t) for t in group if t != entity_id],
+        )
+        for group in groups
+        for entity_id in group
+    ]
+    vectors = build(records).embeddings.astype(np.float32)
+    assert vectors[0] @ vectors[1] > 0.4
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[9] + 0.3
+
+
+@pytest.mark.parametrize("form", ["npy", "tsv"])
+def test_embeddings_of_biggraph_are_taken(form, build, tmp_path):
+    vectors = {"Q43": [3.0, 4.0], "<http://www.wikidata.org/entity/Q406>": [0.0, 2.0], "Q777": [1.0, 1.0]}
+    if form == "npy":
+        np.save(tmp_path / "v.npy", np.array(list(vectors.values())))
+        (tmp_path / "v_names.json").write_text(json.dumps(list(vectors)))
+    else:
+        lines = ["\t".join([name, *map(str, vector)]) for name, vector in vectors.items()]
+        (tmp_path / "v.tsv").write_text("\n".join(lines))
+    kb = build(embeddings=str(tmp_path / f"v.{form}"))
+    assert kb.embeddings[[0, 1, 3]].tolist() == pytest.approx(np.array([[0.6, 0.8], [0, 0], [0, 1]]), abs=1e-3)
+
+
+def test_spelling_tells_names_nouns_and_scripts_without_case(tmp_path):
+    rows = [
+        ("Q1", "Turkey", "", [], 0),
+        ("Q2", "giant panda", "", [], 0),
+        ("Q3", "宁波", "", [], 0),
+        ("Q4", "iPhone", "", [], 0),
+    ]
+    source = write_entities(tmp_path / "e.jsonl", rows)
+    args = KnowledgeBaseArguments(source=str(source), output_dir=str(tmp_path / "kb"), exclusions=None)
+    assert KnowledgeBase(build_knowledge_base(args)).is_proper.tolist() == [PROPER, COMMON, CASELESS, PROPER]
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+def test_processes_change_no_byte(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(read_entities, "LINES_PER_PART", 4)
+    build(folder="one")
+    build(folder="two", num_processes=2)
+    assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
+
+
+def test_a_killed_build_resumes_and_parses_no_finished_part_again(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(read_entities, "LINES_PER_PART", 4)
+    build(folder="whole")
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr("data_scripts.build_knowledge_base.join_parts", lambda *_: time.sleep(60))
+        build()
+        os._exit(0)
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "kb").glob("parts-*/*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    monkeypatch.setattr(read_entities, "read_record", None)
+    build()
+    assert read_files(tmp_path / "kb") == read_files(tmp_path / "whole")
+
+
+def test_a_finished_knowledge_base_is_left_as_it_is(build, tmp_path):
+    build()
+    before = (tmp_path / "kb" / "aliases.marisa").stat().st_mtime_ns
+    build()
+    assert (tmp_path / "kb" / "aliases.marisa").stat().st_mtime_ns == before
+
+
+def test_another_source_in_the_same_folder_is_refused(build):
+    build()
+    with pytest.raises(ValueError, match="another source or other settings"):
+        build(DUMP[:3])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}\n", "needs `entity_id`"),
+        ("not json\n", "line 1 is not JSON"),
+        ('{"entity_id": "Q1", "name": ""}\n', "no entity that can be kept"),
+        ('{"entity_id": "Q1", "name": "a"}\n{"entity_id": "Q1", "name": "b"}\n', "'Q1' more than once"),
+    ],
+)
+def test_sources_that_cannot_be_meant_are_refused(content, message, tmp_path):
+    (tmp_path / "e.jsonl").write_text(content)
+    args = KnowledgeBaseArguments(source=str(tmp_path / "e.jsonl"), output_dir=str(tmp_path / "kb"), exclusions=None)
+    with pytest.raises(ValueError, match=message):
+        build_knowledge_base(args)
+
+
+def test_an_exclusion_needs_a_reason(tmp_path):
+    (tmp_path / "x.yaml").write_text("- {type: Q1, name: thing}\n")
+    with pytest.raises(ValueError, match="type, name and reason"):
+        read_entities.read_exclusions(str(tmp_path / "x.yaml"))
