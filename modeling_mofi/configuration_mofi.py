@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 
 TEXT_POOLINGS = ("eos_first", "argmax")
@@ -35,7 +36,11 @@ class MofiConfig(PreTrainedConfig):
     """
 
     model_type = "mofi"
-    sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
+    # transformers 5.20 takes no bare classes here.
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=CLIPVisionConfig),
+        "text_config": SubConfigSpec(config_class=CLIPTextConfig),
+    }
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -47,6 +52,8 @@ class MofiConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        # Several models are registered for this configuration; None would keep AutoModel from choosing among them.
+        self.architectures = self.architectures or []
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling is {self.text_pooling!r}; it must be one of {', '.join(TEXT_POOLINGS)}.")
         if self.text_pooling == "eos_first" and not isinstance(self.text_config.eos_token_id, int):

@@ -200,25 +200,24 @@ class MofiModel(MofiPreTrainedModel):
         """
         if input_ids is None and pixel_values is None:
             raise ValueError("MofiModel got neither input_ids nor pixel_values; give it texts, images or both.")
-        output = MofiOutput()
+        vision = text = image_embeds = text_embeds = logits_per_text = loss = None
         if pixel_values is not None:
-            output.vision_model_output = self.get_image_features(
+            vision = self.get_image_features(
                 pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
             )
-            output.image_embeds = unit_length(output.vision_model_output.pooler_output)
+            image_embeds = unit_length(vision.pooler_output)
         if input_ids is not None:
-            output.text_model_output = self.get_text_features(
+            text = self.get_text_features(
                 input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
             )
-            output.text_embeds = unit_length(output.text_model_output.pooler_output)
-        if pixel_values is not None and input_ids is not None:
-            image_embeds = output.image_embeds.to(output.text_embeds.device)
-            logit_scale = self.logit_scale.exp().to(output.text_embeds.device)
-            output.logits_per_text = output.text_embeds @ image_embeds.t() * logit_scale
-            output.logits_per_image = output.logits_per_text.t()
+            text_embeds = unit_length(text.pooler_output)
+        if vision is not None and text is not None:
+            logit_scale = self.logit_scale.exp().to(text_embeds.device)
+            logits_per_text = text_embeds @ image_embeds.t().to(text_embeds.device) * logit_scale
             if return_loss:
-                output.loss = contrastive_loss(image_embeds, output.text_embeds, logit_scale=logit_scale)
-        return output
+                loss = contrastive_loss(image_embeds.to(text_embeds.device), text_embeds, logit_scale=logit_scale)
+        logits_per_image = None if logits_per_text is None else logits_per_text.t()
+        return MofiOutput(loss, logits_per_image, logits_per_text, text_embeds, image_embeds, text, vision)
 
 
 class MofiVisionModel(MofiPreTrainedModel):
@@ -337,8 +336,8 @@ def refuse_pickles(folder: Path) -> None:
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles and not any(folder.rglob("*.safetensors")):
         raise ValueError(
-            f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take a copy in "
-            "safetensors, or pass use_safetensors=False if you trust the file's origin."
+            f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take "
+            "a copy in safetensors, or pass use_safetensors=False if you trust the file's origin."
         )
 
 

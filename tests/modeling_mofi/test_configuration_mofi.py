@@ -25,7 +25,7 @@ def test_clip_configuration_keeps_its_towers(tmp_path):
     clip.save_pretrained(tmp_path)
     config = MofiConfig.from_pretrained(tmp_path)
     assert (config.text_config.hidden_size, config.vision_config.patch_size, config.projection_dim) == (24, 7, 5)
-    assert config.model_type == "mofi" and config.architectures is None
+    assert config.model_type == "mofi" and not config.architectures
 
 
 @pytest.mark.parametrize(("eos_token_id", "pooling"), [(2, "argmax"), (49407, "eos_first")])

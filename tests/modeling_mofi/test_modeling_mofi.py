@@ -116,6 +116,18 @@ def test_embeddings_have_length_one_and_logits_are_scaled_cosines(model):
     assert output.logits_per_text.shape == (2, 3) and output.loss is None
 
 
+def test_tuple_has_the_order_of_clips(model):
+    inputs = {"input_ids": TEXTS, "pixel_values": images()}
+    output, as_tuple = model(**inputs), model(**inputs, return_dict=False)
+    for place, name in enumerate(("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")):
+        torch.testing.assert_close(as_tuple[place], output[name])
+    torch.testing.assert_close(model(pixel_values=images())[0], output.image_embeds)
+
+
+def test_new_model_comes_from_a_configuration_alone(tiny_config):
+    assert type(AutoModel.from_config(tiny_config)) is MofiModel
+
+
 def test_model_without_inputs_says_what_it_needs(model):
     with pytest.raises(ValueError, match="neither input_ids nor pixel_values"):
         model()
@@ -144,7 +156,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
 
     model.train()
     plain = gradients()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     torch.testing.assert_close(gradients(), plain, rtol=1e-5, atol=1e-6)
 
 
