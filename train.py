@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import datasets
+import pyarrow.parquet as pq
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
@@ -22,15 +22,16 @@ from transformers import AutoProcessor, AutoTokenizer
 from modeling_mofi import MofiConfig, MofiForPreTraining, MofiImageProcessor, MofiProcessor
 from modeling_mofi.augmentation_mofi import Augmentation
 from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
+from modeling_mofi.entity_table_mofi import EntityTable
+from modeling_mofi.parquet_rows_mofi import ParquetRows, find_parquet_files
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.trainer_mofi import MofiTrainer
 from modeling_mofi.training_arguments_mofi import MofiTrainingArguments, parse_json_field
-from modeling_mofi.training_data_mofi import MofiDataCollator, PositionDataset
+from modeling_mofi.training_data_mofi import WINDOW_ROWS, MofiDataCollator, PositionDataset
 
 
 logger = logging.getLogger("train")
 
-NUM_CHECKED_ROWS = 10_000
 # Keys that may change between the start of a run and its continuation.
 VOLATILE_KEYS = ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint", "report_to", "run_name")
 VOLATILE_PREFIXES = ("logging", "save", "hub", "push", "dataloader_num", "disable", "log_", "project", "trackio")
@@ -80,7 +81,7 @@ def main() -> None:
     rows = load_rows(data_args, args)
     entities = load_entities(entities_path, rows, args)
     processor = load_processor(model_args)
-    model = build_model(model_args, processor, args, num_entities=len(entities["entity_id"]) if entities else 0)
+    model = build_model(model_args, processor, args, num_entities=0 if entities is None else len(entities))
     trainer = build_trainer(model, processor, rows, entities, entities_path, data_args, args)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or find_checkpoint(args))
     trainer.save_model()
@@ -128,43 +129,31 @@ def find_checkpoint(args: MofiTrainingArguments) -> str | None:
     return str(checkpoint) if checkpoint is not None else None
 
 
-def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> datasets.Dataset:
-    """Opens the data set with undecoded images and only the columns that training reads.
+def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetRows:
+    """Opens the data set: undecoded images, and only the columns that training reads.
 
     Raises:
         ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
     """
-    name = data_args.dataset
-    if name.endswith(".parquet"):
-        rows = datasets.load_dataset("parquet", data_files=name, split="train")
-    elif Path(name).exists() or "/" in name:
-        rows = datasets.load_dataset(name, split=data_args.split)
-    else:
-        raise ValueError(f"dataset {name!r} is no folder, no .parquet file and no Hub id such as user/name.")
-    wanted = {data_args.image_column: "image"}
+    files = find_parquet_files(data_args.dataset, split=data_args.split)
+    columns = {data_args.image_column: "image"}
     if args.recipe != "supervised":
-        wanted[data_args.alt_text_column] = "alt_text"
-    for column in wanted:
-        if column not in rows.column_names:
-            raise ValueError(f"{name} has no column {column!r}; its columns are {', '.join(rows.column_names)}.")
-    optional = [column for column in ("image_id", "entities", "entity_labels") if column in rows.column_names]
-    rows = rows.select_columns([*wanted, *optional]).rename_columns(
-        {column: key for column, key in wanted.items() if column != key}
-    )
-    num_rows, batch_size = len(rows), args.train_batch_size * args.world_size
-    if num_rows < batch_size:
+        columns[data_args.alt_text_column] = "alt_text"
+    available = pq.read_schema(files[0]).names
+    columns |= {name: name for name in ("image_id", "entity_labels") if name in available}
+    rows = ParquetRows(files, columns, num_cached_rows=WINDOW_ROWS)
+    batch_size = args.train_batch_size * args.world_size
+    if len(rows) < batch_size:
         raise ValueError(
-            f"{name} has {num_rows} rows, fewer than a global batch of {batch_size} ({args.train_batch_size} on each "
-            f"of {args.world_size} processes). Lower per_device_train_batch_size."
+            f"{data_args.dataset} has {len(rows)} rows, fewer than a global batch of {batch_size} "
+            f"({args.train_batch_size} on each of {args.world_size} processes). Lower per_device_train_batch_size."
         )
-    return rows.cast_column("image", datasets.Image(decode=False))
+    return rows
 
 
 def find_entities(data_args: DataArguments) -> str | None:
     """Path of entities.parquet: the given one, the data set's own, or None if there is none."""
     if data_args.entities is not None:
-        if not Path(data_args.entities).is_file():
-            raise ValueError(f"entities {data_args.entities} does not exist.")
         return data_args.entities
     if data_args.dataset.endswith(".parquet"):
         return None
@@ -178,10 +167,8 @@ def find_entities(data_args: DataArguments) -> str | None:
         return None
 
 
-def load_entities(
-    path: str | None, rows: datasets.Dataset, args: MofiTrainingArguments
-) -> dict[str, list[Any]] | None:
-    """Reads entity_id, name and description by entity_label, and checks that the rows speak of the same entities.
+def load_entities(path: str | None, rows: ParquetRows, args: MofiTrainingArguments) -> EntityTable | None:
+    """Reads entities.parquet and checks that the rows speak of the same entities.
 
     Raises:
         ValueError: If the recipe needs entities and there are none, or if they belong to another build.
@@ -193,18 +180,9 @@ def load_entities(
                 "entity_labels. Build it with data_scripts.build_i2e, or set --recipe contrastive."
             )
         return None
-    table = datasets.Dataset.from_parquet(path)
-    entities = {name: table[name][:] for name in ("entity_id", "name", "description")}
-    checked = rows.select(range(min(len(rows), NUM_CHECKED_ROWS))).select_columns(["entities", "entity_labels"])
-    for index, row in enumerate(checked):
-        for entity, label in zip(row["entities"], row["entity_labels"], strict=True):
-            expected = entities["entity_id"][label] if 0 <= label < len(table) else "none"
-            if entity["entity_id"] != expected:
-                raise ValueError(
-                    f"Row {index} has {entity['entity_id']} as entity_label {label}, but in {path} that label is "
-                    f"{expected}. The data set and entities.parquet come from different builds; rebuild with "
-                    "--restart_from label_entities."
-                )
+    entities = EntityTable(path)
+    labelled = {name: name for name in ("entities", "entity_labels")}
+    entities.check_build(rows.files, ParquetRows(rows.files, labelled))
     return entities
 
 
@@ -260,8 +238,8 @@ def build_model(
 def build_trainer(
     model: MofiForPreTraining,
     processor: MofiProcessor,
-    rows: datasets.Dataset,
-    entities: dict[str, list[Any]] | None,
+    rows: ParquetRows,
+    entities: EntityTable | None,
     entities_path: str | None,
     data_args: DataArguments,
     args: MofiTrainingArguments,
@@ -279,19 +257,18 @@ def build_trainer(
         augmentation=augmentation,
         seed=args.seed,
     )
-    columns = [column for column in rows.column_names if column != "entities"]
     return MofiTrainer(
         model,
         args=args,
         train_dataset=PositionDataset(
-            rows.select_columns(columns),
+            rows,
             # The smallest crop still has a pixel of its own for each pixel of the view.
             min_side=math.ceil(image_size * max(2.0, augmentation.min_crop_area**-0.5)),
             keep_decoded=data_args.keep_decoded,
         ),
         data_collator=collator,
         processing_class=processor,
-        entities_path=entities_path if entities else None,
+        entities_path=None if entities is None else entities_path,
     )
 
 

@@ -84,7 +84,8 @@ class MofiTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> PositionSampler:
         train_dataset = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._train_sampler = PositionSampler(len(train_dataset), seed=seed)
+        groups = getattr(train_dataset.rows, "group_sizes", [len(train_dataset)])
+        self._train_sampler = PositionSampler(groups, seed=seed)
         return self._train_sampler
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from .augmentation_mofi import Augmentation, jitter_colors, random_view
+from .entity_table_mofi import EntityTable
 from .image_processing_mofi import to_rgb
 from .processing_mofi import MofiProcessor
 
@@ -21,15 +22,25 @@ from .processing_mofi import MofiProcessor
 logger = logging.getLogger(__name__)
 
 TEXT_KINDS = ("alt_text", "name", "name_and_description")
+WINDOW_ROWS = 4096  # Rows among which the order is random; a reader keeps their row groups in memory.
 MAX_UNREADABLE_IN_A_ROW = 32
 MAX_PIXELS = 89_478_485  # Pillow's own mark of a decompression bomb, a quarter of a gigabyte when decoded.
 
 
 class PositionSampler(torch.utils.data.Sampler):
-    """Yields the positions of an epoch in an order that depends on seed and epoch only."""
+    """Yields the positions of an epoch in an order that depends on seed and epoch only.
 
-    def __init__(self, num_rows: int, *, seed: int):
-        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+    Groups of rows that are read together are shuffled, then the rows within each window of successive groups, so that
+    a reader has one window of groups in use at a time. Where a window holds all rows, their order is entirely random.
+
+    Args:
+        group_sizes: Rows of each group, in the order of the data set.
+    """
+
+    def __init__(self, group_sizes: Sequence[int], *, seed: int, window_rows: int = WINDOW_ROWS):
+        self.group_sizes = np.asarray(group_sizes)
+        self.num_rows = int(self.group_sizes.sum())
+        self.seed, self.window_rows, self.epoch = seed, window_rows, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -38,8 +49,19 @@ class PositionSampler(torch.utils.data.Sampler):
         return self.num_rows
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
-        return iter((order + self.epoch * self.num_rows).tolist())
+        generator = np.random.default_rng([self.seed, self.epoch])
+        first_rows = np.cumsum(self.group_sizes) - self.group_sizes
+        window: list[np.ndarray] = []
+        for group in generator.permutation(len(self.group_sizes)):
+            window.append(np.arange(first_rows[group], first_rows[group] + self.group_sizes[group]))
+            if sum(map(len, window)) >= self.window_rows:
+                yield from self._positions(window, generator)
+                window = []
+        yield from self._positions(window, generator)
+
+    def _positions(self, window: list[np.ndarray], generator: np.random.Generator) -> list[int]:
+        rows = np.concatenate(window) if window else np.empty(0, dtype=np.int64)
+        return (generator.permutation(rows) + self.epoch * self.num_rows).tolist()
 
 
 class PositionDataset(torch.utils.data.Dataset):
@@ -49,7 +71,7 @@ class PositionDataset(torch.utils.data.Dataset):
     comes back counts them.
 
     Args:
-        rows: `datasets.Dataset` (or a sequence of dicts) whose column `image` is undecoded: `{"bytes", "path"}`.
+        rows: `ParquetRows`, or any sequence of dicts whose `image` is undecoded: `{"bytes", "path"}`.
         min_side: Pixels of the shorter side down to which larger images may be shrunk while they are decoded.
         keep_decoded: Keeps every image in memory after its first use, shrunk to `min_side`.
     """
@@ -131,7 +153,7 @@ class MofiDataCollator:
         image_size: Height and width of the views.
         text_proportions: Share of `alt_text`, `name` and `name_and_description` among the texts; where a row lacks
             one, its share goes to the others. None leaves texts out (the supervised recipe).
-        entities: Columns `name` and `description` by entity_label, or None for data without entities.
+        entities: `name` and `description` by entity_label, or None for data without entities.
 
     Example:
 
@@ -149,7 +171,7 @@ class MofiDataCollator:
         *,
         image_size: tuple[int, int],
         text_proportions: dict[str, float] | None,
-        entities: dict[str, Sequence[str]] | None = None,
+        entities: EntityTable | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ):
@@ -188,9 +210,9 @@ class MofiDataCollator:
     def _draw_text(self, row: dict[str, Any], label: int, generator: np.random.Generator) -> str:
         texts = {"alt_text": row.get("alt_text")}
         if label >= 0 and self.entities is not None:
-            name, description = self.entities["name"][label], self.entities["description"][label]
-            texts["name"] = name
-            texts["name_and_description"] = self.processor.entity_text(name, description)
+            entity = self.entities[label]
+            texts["name"] = entity["name"]
+            texts["name_and_description"] = self.processor.entity_text(entity["name"], entity["description"])
         kinds = [kind for kind, share in self.text_proportions.items() if share > 0 and texts.get(kind)]
         if not kinds:
             return next((text for text in texts.values() if text), "")
