@@ -36,28 +36,26 @@ class TokenizedText:
     """Tokens of a text.
 
     Attributes:
-        starts: Where each token starts in the original text.
-        ends: Where each token ends in the original text.
+        spans: Where each token starts and ends in the original text.
         key_starts: Where each token starts in `key`.
         key_ends: Where each token ends in `key`.
         key: The normalised tokens, joined by a space, by nothing (scripts without spaces) or by `STRONG_SEPARATOR`.
     """
 
-    starts: list[int]
-    ends: list[int]
+    spans: list[tuple[int, int]]
     key_starts: list[int]
     key_ends: list[int]
     key: str
 
 
+@lru_cache(maxsize=4096)
 def tokenize_text(text: str) -> TokenizedText:
     """Finds the tokens of a text in any script, and of a file name with its camel case taken apart."""
     is_ascii = text.isascii()
-    pattern = ASCII_TOKEN if is_ascii else TOKEN
-    spans = [match.span() for match in pattern.finditer(text)]
+    spans = [match.span() for match in (ASCII_TOKEN if is_ascii else TOKEN).finditer(text)]
     if len(spans) < 8 and FILE_NAME.match(text):
         spans = split_camel_case(text, spans)
-    lowered = text.lower() if is_ascii else None
+    lowered = text.lower() if is_ascii else ""
     pieces: list[str] = []
     key_starts: list[int] = []
     key_ends: list[int] = []
@@ -65,26 +63,28 @@ def tokenize_text(text: str) -> TokenizedText:
     previous_end = -1
     for start, end in spans:
         if previous_end >= 0:
-            joint = joint_between(text, previous_end, start)
+            gap = text[previous_end:start]
+            joint = joint_of(gap) if gap else joint_without_gap(text, start)
             pieces.append(joint)
             position += len(joint)
-        token = lowered[start:end] if lowered is not None else normalize_token(text[start:end])
+        token = lowered[start:end] if is_ascii else normalize_token(text[start:end])
         pieces.append(token)
         key_starts.append(position)
         position += len(token)
         key_ends.append(position)
         previous_end = end
-    return TokenizedText([s for s, _ in spans], [e for _, e in spans], key_starts, key_ends, "".join(pieces))
+    return TokenizedText(spans, key_starts, key_ends, "".join(pieces))
 
 
-def joint_between(text: str, left_end: int, right_start: int) -> str:
-    """What stands between two tokens in the key."""
-    if right_start - left_end == 1 and text[left_end] in " _-":
-        return " "
-    if right_start == left_end:
-        return "" if is_unspaced(text[right_start]) or is_unspaced(text[left_end - 1]) else " "
-    gap = text[left_end:right_start]
+@lru_cache(maxsize=10_000)
+def joint_of(gap: str) -> str:
+    """What stands in the key for what stands between two tokens."""
     return " " if WEAK_GAP.match(gap) else STRONG_SEPARATOR
+
+
+def joint_without_gap(text: str, start: int) -> str:
+    """What stands between tokens that touch: nothing in scripts without spaces, else they were camel case."""
+    return "" if is_unspaced(text[start]) or is_unspaced(text[start - 1]) else " "
 
 
 def is_unspaced(character: str) -> bool:
@@ -114,15 +114,26 @@ def alias_key(alias: str) -> str:
     return tokenize_text(alias).key
 
 
-@lru_cache(maxsize=200_000)
-def hash_token(token: str) -> int:
+def hash_token(word: str) -> int:
     """A number below 2**20 for a word, the same in every process and on every machine."""
-    return zlib.crc32(token.encode("utf-8", "surrogatepass")) & ((1 << HASH_BITS) - 1)
+    return zlib.crc32(word.encode("utf-8", "surrogatepass")) & ((1 << HASH_BITS) - 1)
 
 
 def content_tokens(key: str) -> list[str]:
     """The words of a key as context, in the singular so that `flags` and `flag` meet; numbers are left out."""
     return [singular(token) for token in key.replace(STRONG_SEPARATOR, " ").split() if not token.isdigit()]
+
+
+def hashed_words(text: str) -> tuple[int, ...]:
+    """Distinct hashed content words of a text, in order."""
+    words = map(hash_content_token, tokenize_text(text).key.replace(STRONG_SEPARATOR, " ").split())
+    return tuple(dict.fromkeys(word for word in words if word >= 0))
+
+
+@lru_cache(maxsize=100_000)
+def hash_content_token(token: str) -> int:
+    """The hash of a token's singular; -1 for a number."""
+    return -1 if token.isdigit() else hash_token(singular(token))
 
 
 def singular(token: str) -> str:

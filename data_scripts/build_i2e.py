@@ -323,9 +323,9 @@ def publish(build: Build, summary: LabelSummary, *, engine: Engine) -> None:
     data = build.output_dir / "data"
     data.mkdir(parents=True, exist_ok=True)
     names = {file.name for file in files}
-    for path in data.glob("*.parquet"):
-        if path.name not in names:
-            path.unlink()
+    # Files of an earlier labelling, and what a build that was killed left half written.
+    for path in [path for path in data.iterdir() if path.name not in names] + [*build.stages_dir.rglob("*.tmp.*")]:
+        path.unlink()
     job = PublishJob(
         scored=build.stages_dir / "score_entities",
         labelled=labelled,

@@ -89,12 +89,12 @@ def rank_candidates(
     """P(candidate | text), [K]; what is missing to 1 within a mention is NIL."""
     if len(flat.mention) == 0:
         return np.zeros(0)
-    words = TextWords.of(batch["alt_text"], frequent=learned.frequent_tokens)
+    words = TextWords.of(batch, flat, frequent=learned.frequent_tokens)
     logits = weights.prior * np.log(flat.prior.astype(np.float64))
     logits += spelling_evidence(batch, flat, kb, weights=weights)
-    logits += weights.coverage * words.coverage(batch["mentions"], flat)[flat.mention]
+    logits += weights.coverage * words.coverage(flat)[flat.mention]
     if weights.description:
-        logits += weights.description * words.description_similarity(batch["mentions"], flat, kb)
+        logits += weights.description * words.description_similarity(flat, kb)
     embeddings = kb.embeddings[flat.entity].astype(np.float32)  # [K, D]
     if weights.context:
         contexts = words.context_vectors(learned)[flat.text]  # [M, D]

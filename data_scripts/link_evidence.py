@@ -1,5 +1,6 @@
 """The signs by which `link_entities` tells the candidates of a mention apart: spelling and the words of the text."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data_scripts.alias_text import content_tokens, hash_token, tokenize_text
+from data_scripts.alias_text import hashed_words, tokenize_text
 from data_scripts.count_aliases import TextStatistics
 from data_scripts.knowledge_base import COMMON, PROPER, KnowledgeBase
 from data_scripts.schema import Batch
@@ -113,7 +114,7 @@ def spelling_class(text: str, start: int, written: str) -> str | None:
         return "capital" if start > 0 and written[:1].isupper() and not is_title else None
     if uses_capitals(text):
         return "lower_in_mixed"
-    return "lower_in_lower" if len(tokenize_text(written).starts) == 1 else "lower_phrase"
+    return "lower_in_lower" if len(tokenize_text(written).spans) == 1 else "lower_phrase"
 
 
 @lru_cache(maxsize=4096)
@@ -125,45 +126,42 @@ def uses_capitals(text: str) -> bool:
 
 @dataclass(frozen=True)
 class TextWords:
-    """Distinct hashed words of the texts of a batch, function words and boilerplate left out.
+    """Distinct hashed words of the texts of a batch, and of its mentions.
 
     Attributes:
         text: Text of each word, ascending, [W].
         word: Hashed words, ascending within a text, [W].
+        own_mention: Mention of each word of a mention, ascending, [V].
+        own_word: Hashed words of mentions, [V].
         num_texts: Texts in the batch.
+        frequent: Hashed words that say little, ascending.
     """
 
     text: np.ndarray
     word: np.ndarray
+    own_mention: np.ndarray
+    own_word: np.ndarray
     num_texts: int
     frequent: np.ndarray
 
     @classmethod
-    def of(cls, texts: Sequence[str], *, frequent: np.ndarray) -> "TextWords":
-        """Takes the words of texts."""
-        words = [hashed_words(text) for text in texts]
-        owner = np.repeat(np.arange(len(texts)), [len(found) for found in words])
-        keys = np.unique(owner * TEXT_SHIFT + np.array([w for found in words for w in found], dtype=np.int64))
-        return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, len(texts), frequent)
+    def of(cls, batch: Batch, flat: Candidates, *, frequent: np.ndarray) -> "TextWords":
+        """Takes the words of texts and mentions."""
+        text, word = flatten_words([hashed_words(text) for text in batch["alt_text"]])
+        keys = np.sort(text * TEXT_SHIFT + word)
+        own = flatten_words([hashed_words(mention["text"]) for _, mention in mentions_of(batch["mentions"], flat)])
+        return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, *own, len(batch["alt_text"]), frequent)
 
-    @property
-    def is_telling(self) -> np.ndarray:
-        """Whether each word says something, [W]."""
-        return ~np.isin(self.word, self.frequent)
-
-    def coverage(self, mentions: Sequence[list[dict]], flat: Candidates) -> np.ndarray:
+    def coverage(self, flat: Candidates) -> np.ndarray:
         """Share of the telling words of its text that each mention covers, in [0, 1], [M]."""
-        total = np.bincount(self.text[self.is_telling], minlength=self.num_texts)[flat.text]
-        own = [hashed_words(mention["text"]) for _, mention in mentions_of(mentions, flat)]
-        owner = np.repeat(np.arange(len(own)), [len(words) for words in own])
-        words = np.array([word for found in own for word in found], dtype=np.int64)
-        hidden = np.bincount(owner, weights=np.isin(words, self.frequent), minlength=len(own))
-        covered = np.bincount(owner, minlength=len(own))
+        is_telling = ~np.isin(self.word, self.frequent)
+        total = np.bincount(self.text[is_telling], minlength=self.num_texts)[flat.text]
+        num = len(flat.text)
+        hidden = np.bincount(self.own_mention, weights=np.isin(self.own_word, self.frequent), minlength=num)
+        covered = np.bincount(self.own_mention, minlength=num)
         return covered / np.maximum(total + hidden, np.maximum(covered, 1))
 
-    def description_similarity(
-        self, mentions: Sequence[list[dict]], flat: Candidates, kb: KnowledgeBase
-    ) -> np.ndarray:
+    def description_similarity(self, flat: Candidates, kb: KnowledgeBase) -> np.ndarray:
         """Cosine of the weighted words of the text and of the candidate's name and description, [K].
 
         The words of the mention itself do not count: every candidate has them, and a short description would win.
@@ -175,9 +173,8 @@ class TextWords:
         wanted = flat.text[flat.mention[candidate]] * TEXT_SHIFT + tokens
         found = np.searchsorted(keys, wanted)
         shared = keys[np.minimum(found, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
-        own = [hashed_words(mention["text"]) for _, mention in mentions_of(mentions, flat)]
-        own_keys = [index * TEXT_SHIFT + word for index, words in enumerate(own) for word in words]
-        shared &= ~np.isin(flat.mention[candidate] * TEXT_SHIFT + tokens, np.array(own_keys, dtype=np.int64))
+        own_keys = self.own_mention * TEXT_SHIFT + self.own_word
+        shared[shared] = ~np.isin(flat.mention[candidate[shared]] * TEXT_SHIFT + tokens[shared], own_keys)
         num = len(flat.mention)
         dot = np.bincount(candidate, weights=squares * shared, minlength=num)
         entity_norm = np.bincount(candidate, weights=squares, minlength=num)
@@ -198,7 +195,7 @@ class TextWords:
         return sums / np.maximum(counts, 1)[:, None]
 
 
-@lru_cache(maxsize=4096)
-def hashed_words(text: str) -> tuple[int, ...]:
-    """Distinct hashed content words of a text."""
-    return tuple(dict.fromkeys(hash_token(word) for word in content_tokens(tokenize_text(text).key)))
+def flatten_words(words: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Words of several texts one after another, and the text that each comes from."""
+    owner = np.repeat(np.arange(len(words)), [len(found) for found in words])
+    return owner, np.fromiter(itertools.chain.from_iterable(words), dtype=np.int64, count=len(owner))

@@ -60,13 +60,13 @@ def match_aliases(text: str, kb: KnowledgeBase, *, stop_words: frozenset[str]) -
     token_at = {end: index for index, end in enumerate(tokens.key_ends)}
     found: list[Match] = []
     first = 0
-    while first < len(tokens.starts):
+    while first < len(tokens.spans):
         last, alias = longest_alias(tokens, first, token_at, kb)
         if alias < 0:
             first += 1
             continue
         if not is_function_word(text, tokens, first, last, stop_words):
-            found.append((tokens.starts[first], tokens.ends[last], alias))
+            found.append((tokens.spans[first][0], tokens.spans[last][1], alias))
         first = last + 1
     return found
 
@@ -103,10 +103,14 @@ def token_after_ending(tokens: TokenizedText, end: int, token_at: dict[int, int]
 
 def is_function_word(text: str, tokens: TokenizedText, first: int, last: int, stop_words: frozenset[str]) -> bool:
     """Whether a match is only numbers, single letters and function words written as such, not as a name."""
+    if first == last:
+        word = tokens.key[tokens.key_starts[first] : tokens.key_ends[first]]
+        if word not in stop_words and len(word) > 1 and not word.isdigit():
+            return False
     words = [tokens.key[tokens.key_starts[i] : tokens.key_ends[i]] for i in range(first, last + 1)]
     if all(word.isdigit() or (len(word) == 1 and word.isascii()) for word in words):
         return True
-    written = text[tokens.starts[first] : tokens.ends[last]]
+    written = text[tokens.spans[first][0] : tokens.spans[last][1]]
     is_name = first > 0 and written[:1].isupper() and not text.isupper()
     return not is_name and all(word in stop_words for word in words)
 

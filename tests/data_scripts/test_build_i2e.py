@@ -122,8 +122,9 @@ def run_killed(flags, seconds):
 
 
 def test_killed_at_twenty_random_moments_and_run_again_gives_the_same_bytes(recipe, tmp_path):
-    started = time.perf_counter()
     main(recipe(output_dir=tmp_path / "a" / "i2e"))
+    started = time.perf_counter()
+    main(recipe(output_dir=tmp_path / "warm" / "i2e"))
     duration = time.perf_counter() - started
     expected = read_build(tmp_path / "a" / "i2e")
     generator = random.Random(0)
