@@ -8,13 +8,15 @@
 The scores are dot products in fp32: pass rows of unit length for the cosine. Equal scores rank by gallery index.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import datasets
 import evaluate
 import numpy as np
 import torch
 
 
-SCORES_PER_CHUNK = 2**24  # 64 MiB of fp32
+SCORES_PER_CHUNK = 2**23  # 32 MiB of fp32
 
 DESCRIPTION = "Mean average precision of image retrieval over the full ranking; ties rank by gallery index."
 INPUTS = """
@@ -61,11 +63,14 @@ def average_precision(
     counts = torch.bincount(gallery_codes, minlength=num_codes)
     starts = counts.cumsum(0) - counts
     rows = max(1, scores_per_chunk // (len(gallery) + 6 * int(counts.max())))
+    # Written over by every chunk: fresh memory of this size costs a fifth of the time.
+    buffers = query.new_empty(2, min(rows, len(query)), len(gallery))
     result = torch.full((len(query),), float("nan"), dtype=torch.float64)
     for start in range(0, len(query), rows):
         chunk = slice(start, start + rows)
         codes = query_codes[chunk]
-        scores = query[chunk] @ gallery.T  # [rows, num_gallery]
+        scores, spare = buffers[:, : len(codes)]  # [rows, num_gallery]
+        torch.mm(query[chunk], gallery.T, out=scores)
         own = torch.arange(start, start + len(scores), device=scores.device)
         if leave_out:
             scores[own - start, own] = -torch.inf
@@ -74,14 +79,20 @@ def average_precision(
         relevant = order[(starts[codes, None] + offsets).clamp(max=len(order) - 1)]
         if leave_out:
             is_relevant &= relevant != own[:, None]
-        result[chunk] = average_precision_of_ranks(rank(scores, relevant, is_relevant), is_relevant).cpu()
+        result[chunk] = average_precision_of_ranks(rank(scores, relevant, is_relevant, spare=spare), is_relevant).cpu()
     return result.numpy()
 
 
-def rank(scores: torch.Tensor, relevant: torch.Tensor, is_relevant: torch.Tensor) -> torch.Tensor:
-    """Rank, from 1, of the columns `relevant` in each row of `scores`; equal scores rank by column."""
+def rank(
+    scores: torch.Tensor, relevant: torch.Tensor, is_relevant: torch.Tensor, *, spare: torch.Tensor
+) -> torch.Tensor:
+    """Rank, from 1, of the columns `relevant` in each row of `scores`; equal scores rank by column.
+
+    Args:
+        spare: Memory of the shape of `scores` for the sorted rows.
+    """
     wanted = scores.gather(1, relevant)
-    ascending = sort_rows(scores)
+    ascending = sort_rows(scores, spare)
     above = scores.shape[1] - torch.searchsorted(ascending, wanted, right=True)
     not_below = scores.shape[1] - torch.searchsorted(ascending, wanted)
     ranks = above + 1
@@ -94,11 +105,15 @@ def rank(scores: torch.Tensor, relevant: torch.Tensor, is_relevant: torch.Tensor
     return ranks
 
 
-def sort_rows(scores: torch.Tensor) -> torch.Tensor:
-    """Each row in ascending order; NumPy's vectorised sort is several times as fast as torch's on a CPU."""
-    if scores.device.type == "cpu":
-        return torch.from_numpy(np.sort(scores.numpy(), axis=1))
-    return scores.sort(dim=1).values
+def sort_rows(scores: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+    """Each row in ascending order, in `spare`; NumPy's vectorised sort is many times as fast as torch's on a CPU."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=1).values
+    spare.copy_(scores)
+    parts = np.array_split(spare.numpy(), torch.get_num_threads())
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(lambda part: part.sort(axis=1), parts))
+    return spare
 
 
 def average_precision_of_ranks(ranks: torch.Tensor, is_relevant: torch.Tensor) -> torch.Tensor:
