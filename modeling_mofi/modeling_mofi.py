@@ -1,15 +1,11 @@
 """MOFI's models: a CLIP vision tower and a CLIP text tower, projected into one space of entities."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
-from transformers import initialization as init
+from transformers import CLIPTextModel, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils import ModelOutput
@@ -17,15 +13,10 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mofi import MofiConfig
 from .losses_mofi import contrastive_loss
+from .pretrained_mofi import MofiPreTrainedModel
 from .text_pooling_mofi import encode_texts
 
 
-# What a published checkpoint answers to besides `AutoModel`.
-AUTO_MAP = {
-    "AutoModel": "modeling_mofi.MofiModel",
-    "AutoModelForZeroShotImageClassification": "modeling_mofi.MofiModel",
-    "AutoModelForImageClassification": "modeling_mofi.MofiForImageClassification",
-}
 TEXT_KEYS = (r"^text_model\.", r"^text_projection\.")
 VISION_KEYS = (r"^vision_model\.", r"^visual_projection\.")
 
@@ -54,63 +45,6 @@ class MofiOutput(ModelOutput):
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
-
-
-class MofiPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, loading and saving shared by MOFI's models."""
-
-    config_class = MofiConfig
-    base_model_prefix = "mofi"
-    input_modalities = ("image", "text")
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
-    # Buffers that old CLIP checkpoints stored.
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$"]
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # The towers initialise themselves, as CLIP models do.
-        super()._init_weights(module)
-        if not isinstance(module, MofiPreTrainedModel):
-            return
-        for name in ("visual_projection", "text_projection", "classifier"):
-            layer = getattr(module, name, None)
-            # Quantisation may have replaced the weight.
-            if getattr(layer, "weight", None) is not None:
-                init.normal_(layer.weight, std=layer.in_features**-0.5 * self.config.initializer_factor)
-        if isinstance(getattr(module, "logit_scale", None), nn.Parameter):
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> "MofiPreTrainedModel":
-        """Loads safetensors only, unless `use_safetensors=False` is given: pickled weights can run any code.
-
-        Raises:
-            ValueError: If a local folder has pickled weights and no safetensors, or a damaged file.
-        """
-        kwargs.setdefault("use_safetensors", True)
-        folder = Path(pretrained_model_name_or_path or "")
-        if kwargs["use_safetensors"] and folder.is_dir() and kwargs.get("state_dict") is None:
-            refuse_pickles(folder)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            raise ValueError(
-                f"A .safetensors file of {pretrained_model_name_or_path} is damaged or incomplete ({error}). Copy or "
-                "download it again."
-            ) from error
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves weights and configuration, and with them the source files that load them without this package."""
-        if self._auto_class is not None:
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
-        super().save_pretrained(save_directory, **kwargs)
 
 
 class MofiModel(MofiPreTrainedModel):
@@ -329,16 +263,6 @@ class MofiForImageClassification(MofiPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)  # [B, num_labels]
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises ValueError if a folder has pickled weights and no safetensors."""
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles and not any(folder.rglob("*.safetensors")):
-        raise ValueError(
-            f"{folder} has only pickled weights ({', '.join(pickles)}), which are not opened by default. Take "
-            "a copy in safetensors, or pass use_safetensors=False if you trust the file's origin."
-        )
 
 
 def unit_length(features: torch.Tensor) -> torch.Tensor:

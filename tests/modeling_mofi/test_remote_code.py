@@ -9,15 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import make_tiny_config, make_tiny_processor
 
-from modeling_mofi import (
-    MofiConfig,
-    MofiForImageClassification,
-    MofiForPreTraining,
-    MofiImageProcessor,
-    MofiProcessor,
-    MofiVisionModelWithProjection,
-)
+from modeling_mofi import MofiForImageClassification, MofiForPreTraining, MofiVisionModelWithProjection
 
 
 # One process for all tests, since importing torch and transformers is what takes time.
@@ -80,17 +74,12 @@ save_file({name: tensor.detach().clone() for name, tensor in tensors.items()}, r
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_tokenizer, tmp_path_factory):
+def checkpoint(tmp_path_factory):
     """Folder with checkpoints, and the embeddings that they give here."""
     root = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": len(tiny_tokenizer), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 2}
-    vision = {"image_size": 16, "patch_size": 8}
-    config = MofiConfig(vision_config=tower | vision, text_config=tower | text, projection_dim=16, num_entities=4)
-    model = MofiForPreTraining(config).eval()
+    model, processor = MofiForPreTraining(make_tiny_config()).eval(), make_tiny_processor()
     model.save_pretrained(root / "checkpoint")
-    processor = MofiProcessor(MofiImageProcessor(size={"shortest_edge": 16}, crop_size=16), tiny_tokenizer)
     processor.save_pretrained(root / "checkpoint")
     MofiForImageClassification.from_pretrained(root / "checkpoint", num_labels=5).save_pretrained(root / "classifier")
     MofiVisionModelWithProjection.from_pretrained(root / "checkpoint").save_pretrained(root / "tower")

@@ -1,0 +1,148 @@
+"""Publishes a checkpoint folder on the Hub: weights, processor, source files and a filled model card.
+
+    python -m modeling_mofi.publishing_mofi runs/sample/mofi --repo_id me/mofi --results runs/sample/results.json
+
+Without --repo_id it only writes the card.
+"""
+
+import argparse
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, get_token
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers import AutoProcessor, PreTrainedModel
+
+from .model_card_mofi import CURVE_NAME, write_model_card
+
+
+logger = logging.getLogger(__name__)
+
+# Everything that using or judging a checkpoint needs; optimizer states and logs stay.
+PUBLISHED_FILES = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "vocab*"),
+    *("merges.txt", "recipe.json"),
+)
+ENTITY_FILES = ("entities.parquet",)
+HEAD_FILES = ("entity_head*.safetensors",)
+# What a model card is filled from, beside the weights.
+CARD_SOURCES = ("recipe.json", "training_args.json", "trainer_state.json", "entities.parquet")
+
+
+def publish_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    with_entities: bool = True,
+    with_entity_head: bool = False,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload MOFI",
+    **card: Any,
+) -> str:
+    """Writes the card and uploads the folder in one commit; the local files stay whatever happens.
+
+    Args:
+        folder: Checkpoint with model and processor.
+        with_entities: Whether `entities.parquet` goes along, which names the head's rows.
+        with_entity_head: Whether the head's rows go along, as a file of their own.
+        card: Keyword arguments of `write_model_card`.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        ValueError: If the folder is no checkpoint.
+        ConnectionError: If the Hub is out of reach.
+        PermissionError: If there is no token, or one without the right to write.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; give the folder of a trained or converted checkpoint.")
+    write_model_card(folder, model_id=repo_id, **card)
+    patterns = [*PUBLISHED_FILES, *(ENTITY_FILES * with_entities), *(HEAD_FILES * with_entity_head)]
+    api = HfApi(token=token)
+    with explained_failures(repo_id, folder, token=token):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=patterns,
+            commit_message=commit_message,
+            revision=revision,
+        )
+    logger.info("published %s as %s", folder, commit.commit_url)
+    return commit.commit_url
+
+
+def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
+    """Publishes a model that is in memory, with what stands beside the checkpoint that it was loaded from."""
+    source = Path(model.name_or_path)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        if model.name_or_path and source.is_dir():
+            for name in CARD_SOURCES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, Path(folder) / name)
+            if list(source.glob("*processor_config.json")):
+                AutoProcessor.from_pretrained(source).save_pretrained(folder)
+        return publish_checkpoint(folder, repo_id, **kwargs)
+
+
+@contextmanager
+def explained_failures(repo_id: str, folder: Path, *, token: str | None) -> Iterator[None]:
+    """Turns what the Hub's client raises into errors that say what to do."""
+    stays = f"Nothing is lost: the files are in {folder}."
+    if not (token or get_token()):
+        raise PermissionError(
+            f"There is no Hugging Face token on this machine, so {repo_id} cannot be written. Run `hf auth login` or "
+            f"set HF_TOKEN to a token with write access. {stays}"
+        )
+    try:
+        yield
+    except (httpx.TransportError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise ConnectionError(
+            f"The Hub at {hub_constants.ENDPOINT} is out of reach ({error}). Check the network, HF_HUB_OFFLINE and "
+            f"HF_ENDPOINT, then publish again. {stays}"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status not in (401, 403, 404):
+            raise
+        raise PermissionError(
+            f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "
+            f"before the slash is your user name or an organisation of yours. {stays}"
+        ) from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="checkpoint folder")
+    parser.add_argument("--repo_id", help="name on the Hub, user/name; without it only the card is written")
+    parser.add_argument("--license", help="licence of the weights, in the Hub's words, such as apache-2.0")
+    parser.add_argument("--dataset", help="Hub id or folder of the training data; by default the one of the recipe")
+    parser.add_argument("--results", help="JSON file that evaluate_mofi.py wrote")
+    parser.add_argument("--result_name", help="which of the models in --results this is")
+    parser.add_argument("--with_entity_head", action="store_true", help="upload the head's rows too")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    args = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder, repo_id = args.pop("folder"), args.pop("repo_id")
+    if repo_id is None:
+        card = {key: args[key] for key in ("license", "dataset", "results", "result_name")}
+        print(write_model_card(folder, **card))
+    else:
+        print(publish_checkpoint(folder, repo_id, **args))
+
+
+if __name__ == "__main__":
+    main()

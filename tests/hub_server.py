@@ -1,0 +1,208 @@
+"""A small server that speaks the part of the Hub's API that publishing and loading use, for the real client."""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+TOKEN = "hf_writer"
+READER_TOKEN = "hf_reader"
+LFS_LIMIT = 1024  # Smaller files travel inside the commit.
+KINDS = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories in memory: `files[repo][path]`, where `repo` carries the prefix of its kind."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.large: dict[str, bytes] = {}  # By SHA-256.
+        self.commits: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def head(self, repo: str) -> str:
+        return hashlib.sha1(f"{repo} {len(self.commits)}".encode()).hexdigest()
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    """A server on a free port, until the block ends."""
+    hub = Hub()
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def reply(self, value, *, status=200, headers=()):
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {
+            "Content-Length": str(len(content)),
+            "Content-Type": "application/json",
+            **dict(headers),
+        }.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def refuse(self, status, code, message):
+        self.reply(
+            {"error": message}, status=status, headers={"X-Error-Code": code, "X-Error-Message": message}.items()
+        )
+
+    def may_write(self) -> bool:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token == TOKEN:
+            return True
+        if token == READER_TOKEN:
+            self.refuse(403, "", "You have no right to write here.")
+        else:
+            self.refuse(401, "", "Invalid credentials in Authorization header")
+        return False
+
+    def do_POST(self):
+        path, body = urlsplit(self.path).path, self.body()
+        if path == "/api/validate-yaml":
+            return self.reply({"errors": [], "warnings": []})
+        if not self.may_write():
+            return None
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if match := re.fullmatch(r"/api/(\w+)/(.+)/preupload/[^/]+", path):
+            return self.preupload(json.loads(body))
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.lfs_batch(json.loads(body))
+        if match := re.fullmatch(r"/api/(\w+)/(.+)/commit/[^/]+", path):
+            return self.commit(KINDS[match[1]] + match[2], body)
+        return self.reply({"verified": True})
+
+    def create(self, request):
+        kind = request.get("type", "model") + "s"
+        owner = request.get("organization") or "me"
+        repo = KINDS[kind] + f"{owner}/{request['name']}"
+        if repo in self.server.files:
+            return self.refuse(409, "", "You already created this repo")
+        self.server.files[repo] = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+        return self.reply({"url": f"{self.server.url}/{repo}", "name": repo, "id": "0"})
+
+    def preupload(self, request):
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["size"] > LFS_LIMIT else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for file in request["files"]
+        ]
+        self.reply({"files": files})
+
+    def lfs_batch(self, request):
+        objects = [
+            {
+                **item,
+                "actions": {
+                    "upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}},
+                    "verify": {"href": f"{self.server.url}/lfs-verify", "header": {}},
+                },
+            }
+            for item in request["objects"]
+        ]
+        self.reply({"transfer": "basic", "objects": objects})
+
+    def do_PUT(self):
+        content, oid = self.body(), self.path.rsplit("/", 1)[1]
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.server.large[oid] = content
+        self.reply(b"")
+
+    def commit(self, repo, body):
+        files = self.server.files[repo]
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server.large[value["oid"]]
+            elif line["key"] == "deletedFile":
+                files.pop(value["path"], None)
+            elif line["key"] == "header":
+                self.server.commits.append(value["summary"])
+        oid = self.server.head(repo)
+        url = f"{self.server.url}/{repo}/commit/{oid}"
+        self.reply({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None})
+
+    def do_GET(self):
+        parts = urlsplit(self.path)
+        if parts.path == "/api/whoami-v2":
+            return self.reply({"name": "me", "type": "user", "orgs": [], "auth": {}})
+        if match := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)/tree/[^/]+(/.*)?", parts.path):
+            return self.tree(KINDS[match[1]] + match[2], parse_qs(parts.query))
+        if match := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)(/revision/.+)?", parts.path):
+            return self.info(KINDS[match[1]] + match[2], match[2])
+        if match := re.fullmatch(r"/((?:datasets/|spaces/)?[^/]+/[^/]+)/resolve/[^/]+/(.+)", parts.path):
+            return self.resolve(match[1], unquote(match[2]))
+        return self.refuse(404, "RepoNotFound", "Repository not found")
+
+    do_HEAD = do_GET
+
+    def tree(self, repo, query):
+        if repo not in self.server.files:
+            return self.refuse(404, "RepoNotFound", "Repository not found")
+        files = self.server.files[repo].items()
+        self.reply(
+            [{"type": "file", "path": name, "size": len(content), "oid": etag(content)} for name, content in files]
+        )
+
+    def info(self, repo, repo_id):
+        if repo not in self.server.files:
+            return self.refuse(404, "RepoNotFound", "Repository not found")
+        siblings = [{"rfilename": name} for name in self.server.files[repo]]
+        self.reply(
+            {"id": repo_id, "modelId": repo_id, "sha": self.server.head(repo), "siblings": siblings, "tags": []}
+        )
+
+    def resolve(self, repo, name):
+        if repo not in self.server.files:
+            return self.refuse(404, "RepoNotFound", "Repository not found")
+        if name not in self.server.files[repo]:
+            return self.refuse(404, "EntryNotFound", "Entry not found")
+        content = self.server.files[repo][name]
+        headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": self.server.head(repo)}
+        self.reply(content, headers=(headers | {"Content-Type": "application/octet-stream"}).items())
+
+
+def etag(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
