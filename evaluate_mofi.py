@@ -155,8 +155,11 @@ def draw_figures(
 
 def model_names(models: list[str]) -> dict[str, str]:
     """Folder or id of each model by the name to show: `NAME` of `NAME=path`, else the last part of the path."""
-    paths = [model.partition("=")[2] or model for model in models]
-    short = [model.partition("=")[0] if "=" in model else Path(model).name for model in models]
+    is_named = ["=" in model and not Path(model).exists() for model in models]
+    paths = [model.partition("=")[2] if named else model for model, named in zip(models, is_named, strict=True)]
+    short = [
+        model.partition("=")[0] if named else Path(model).name for model, named in zip(models, is_named, strict=True)
+    ]
     names = short if len(set(short)) == len(short) else models
     if len(set(names)) < len(names):
         raise ValueError(f"--model names a model twice: {', '.join(models)}.")

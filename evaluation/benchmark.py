@@ -20,7 +20,12 @@ from evaluation.labelled_images import LabelledImages, open_images
 class Benchmark:
     """A task with its data. In a recipe, `benchmarks` maps a name to those of these keys that differ."""
 
-    task: str = field(default="retrieval", metadata={"help": "Which task; see the README's table of tasks."})
+    task: str = field(
+        default="retrieval",
+        metadata={
+            "help": "retrieval, gpr1200, knn, zero_shot, linear_probe, image_text_retrieval or entity_recognition."
+        },
+    )
     data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
     split: str | None = field(default=None, metadata={"help": "Needed where the data set has several."})
     gallery: str | None = field(default=None, metadata={"help": "Data set to search or train on."})

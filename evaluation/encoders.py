@@ -95,8 +95,9 @@ def load_image_processor(model: str, loaded: Any, *, revision: str | None, prepr
     """The model's own image processor, or the release's at the model's image size."""
     if preprocessing == "model":
         return AutoImageProcessor.from_pretrained(model, revision=revision)
-    config = getattr(loaded.config, "vision_config", loaded.config)
-    size = config.image_size
+    size = getattr(getattr(loaded.config, "vision_config", loaded.config), "image_size", None)
+    if not isinstance(size, int):
+        raise ValueError(f"{model} does not say at which image size it works; use --preprocessing model.")
     return modeling_mofi.MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 

@@ -146,3 +146,10 @@ def test_the_recipes_are_valid_and_complete(recipe, count):
     assert len(benchmarks) == count
     named = {name for row in json.loads(args.published or "{}").values() for name in row}
     assert named <= set(benchmarks)
+
+
+def test_models_are_named_by_hand_by_their_last_part_or_by_their_path(tmp_path):
+    (tmp_path / "lr=1").mkdir()
+    named = evaluate_mofi.model_names(["base=owner/clip", "runs/a/mofi", f"{tmp_path}/lr=1"])
+    assert named == {"base": "owner/clip", "mofi": "runs/a/mofi", "lr=1": f"{tmp_path}/lr=1"}
+    assert list(evaluate_mofi.model_names(["a/mofi", "b/mofi"])) == ["a/mofi", "b/mofi"]

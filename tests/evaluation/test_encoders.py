@@ -9,9 +9,13 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
 )
 
 from evaluation.encoders import PixelEncoder, load_encoder
@@ -125,3 +129,26 @@ def test_pixels_are_the_image_on_a_black_square():
     pixel_values = encoder.prepare(Image.new("RGB", (32, 16), "white"))[None]
     square = encoder.embed_images(pixel_values).view(16, 16, 3)
     assert square[0].max() == 0 and square[8].min() == 1
+
+
+def test_release_preprocessing_needs_an_image_size(tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    ResNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not say at which image size it works"):
+        load_encoder(str(tmp_path), preprocessing="release")
+
+
+def test_a_convolutional_model_is_pooled(tmp_path):
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])).save_pretrained(tmp_path)
+    processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path)
+    assert embed_one(load_encoder(str(tmp_path))).shape == (1, 12)
+    assert embed_one(load_encoder(str(tmp_path), pooling="mean")).shape == (1, 12)
+
+
+def test_a_timm_model_is_pooled(tmp_path):
+    pytest.importorskip("timm")
+    pretrained = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    config = TimmWrapperConfig(architecture="resnet10t", pretrained_cfg=pretrained)
+    TimmWrapperModel(config).save_pretrained(tmp_path)
+    assert embed_one(load_encoder(str(tmp_path))).shape == (1, 512)
