@@ -9,6 +9,7 @@ goes on from the last complete checkpoint, or says that everything is done.
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,11 @@ class DataArguments:
     keep_decoded: bool = field(default=False, metadata={"help": "Keep decoded images in memory (small sets only)."})
 
 
-def main() -> None:
-    model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, MofiTrainingArguments))
+def main(argv: Sequence[str] | None = None) -> None:
+    model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, MofiTrainingArguments), argv)
     set_up_logging(args)
     check_continuation(args, {**vars(model_args), **vars(data_args), **args.to_dict()})
-    if (Path(args.output_dir) / "train_results.json").is_file():
+    if is_trained(args):
         logger.info("%s is trained already; remove the folder to train again", args.output_dir)
         return
     entities_path = find_entities(data_args)
@@ -86,9 +87,9 @@ def main() -> None:
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or find_checkpoint(args))
     trainer.save_model()
     trainer.save_state()
-    trainer.save_metrics("train", result.metrics)
     if args.push_to_hub:
         trainer.push_to_hub()
+    trainer.save_metrics("train", result.metrics)  # Last: its file says that the run is done.
 
 
 def set_up_logging(args: MofiTrainingArguments) -> None:
@@ -112,14 +113,24 @@ def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> N
         if key not in VOLATILE_KEYS and not key.startswith(VOLATILE_PREFIXES)
     }
     path = Path(args.output_dir) / "recipe.json"
-    noted = read_json(path)
-    changed = {key for key in recipe if noted is not None and noted.get(key) != recipe[key]}
+    noted = read_json(path) or {}
+    changed = {key for key in recipe if key in noted and noted[key] != recipe[key]}
     if changed:
-        changes = "; ".join(f"{key} was {noted.get(key)!r}, is {recipe[key]!r}" for key in sorted(changed))
+        changes = "; ".join(f"{key} was {noted[key]!r}, is {recipe[key]!r}" for key in sorted(changed))
         raise ValueError(f"{args.output_dir} holds a run of another recipe ({changes}). Choose another output_dir.")
     if args.should_save:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(recipe, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def is_trained(args: MofiTrainingArguments) -> bool:
+    """Whether output_dir holds a finished run of as many steps or epochs."""
+    state = read_json(Path(args.output_dir) / "trainer_state.json") or {}
+    if not (Path(args.output_dir) / "train_results.json").is_file():
+        return False
+    if args.max_steps > 0:
+        return state.get("max_steps") == args.max_steps
+    return state.get("num_train_epochs") == math.ceil(args.num_train_epochs)
 
 
 def find_checkpoint(args: MofiTrainingArguments) -> str | None:
@@ -255,6 +266,7 @@ def build_trainer(
         text_proportions=None if args.recipe == "supervised" else args.text_proportions,
         entities=entities,
         augmentation=augmentation,
+        num_patches=(image_size // model.config.vision_config.patch_size) ** 2 if args.patch_dropout_schedule else 0,
         seed=args.seed,
     )
     return MofiTrainer(

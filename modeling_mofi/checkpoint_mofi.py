@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .entity_head_mofi import MofiEntityHead
+from .modeling_mofi import MofiModel
 from .row_files_mofi import load_rows, save_rows
 
 
@@ -86,23 +87,55 @@ def save_optimizer(
 ) -> None:
     """Writes the towers' part from the main process, and from every process the moments of its rows of the head."""
     state = optimizer.state_dict()
-    if head is not None:
+    if head is not None and "head" in state:
         # A copy: what torch calls a state dict holds the live dictionaries of each parameter.
         moments = dict(state["head"]["state"].get(0, {}))
         rows = {name: moments.pop(name) for name in MOMENTS if name in moments}
         save_rows(folder, rows, name=HEAD_OPTIMIZER_NAME, num_rows=head.num_entities)
         state["head"]["state"] = {0: moments} if moments else {}
+    state = full_tensors(state)
     if is_main:
         save_state(folder, "optimizer", state)
 
 
 def load_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer, head: MofiEntityHead | None) -> None:
-    """Restores what `save_optimizer` wrote, on any number of processes."""
+    """Restores what `save_optimizer` wrote, on any number of processes and with towers sharded or not."""
     state = load_state(folder, "optimizer")
-    if head is not None and state["head"]["state"]:
+    if head is not None and state.get("head", {}).get("state"):
         rows = load_rows(folder, name=HEAD_OPTIMIZER_NAME, first_row=head.first_row, end_row=head.end_row)
         state["head"]["state"][0].update(rows)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    towers = state.get("towers", state)["state"]
+    for place, values in towers.items():
+        for name, value in values.items():
+            values[name] = sharded_like(value, parameters[place])
     optimizer.load_state_dict(state)
+
+
+def load_towers(folder: str | Path, mofi: MofiModel) -> None:
+    """Copies the towers of a checkpoint into a model whose parameters may be sharded."""
+    loaded = MofiModel.from_pretrained(folder).state_dict()
+    with torch.no_grad():
+        for name, own in mofi.state_dict().items():
+            own.copy_(sharded_like(loaded[name], own))
+
+
+def full_tensors(state: Any) -> Any:
+    """Gathers the sharded tensors in nested dicts and lists; every process must call this."""
+    if isinstance(state, dict):
+        return {key: full_tensors(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [full_tensors(value) for value in state]
+    return state.full_tensor() if hasattr(state, "full_tensor") else state
+
+
+def sharded_like(value: Any, like: torch.Tensor) -> Any:
+    """Shards a tensor as another of its shape is, if that one is."""
+    if not hasattr(like, "placements") or not isinstance(value, torch.Tensor) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def random_states() -> dict[str, Any]:

@@ -11,7 +11,8 @@ from transformers.utils import ModelOutput
 from .configuration_mofi import MofiConfig
 from .entity_head_mofi import MofiEntityHead
 from .losses_mofi import contrastive_loss
-from .modeling_mofi import MofiModel, MofiPreTrainedModel
+from .modeling_mofi import MofiModel, MofiPreTrainedModel, unit_length
+from .patch_dropout_mofi import keep_patches
 from .row_files_mofi import load_rows, num_saved_rows, save_rows
 
 
@@ -28,6 +29,7 @@ class MofiForPreTrainingOutput(ModelOutput):
         entity_loss (`torch.Tensor` of shape `()`): Present if entity labels were given and the model has a head.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): Unit-length image embeddings.
         text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): Unit-length text embeddings.
+        logit_scale (`torch.Tensor` of shape `()`): Inverse temperature of the contrastive loss, if texts were given.
     """
 
     loss: torch.Tensor | None = None
@@ -35,6 +37,7 @@ class MofiForPreTrainingOutput(ModelOutput):
     entity_loss: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
 
 
 class MofiForPreTraining(MofiPreTrainedModel):
@@ -74,6 +77,8 @@ class MofiForPreTraining(MofiPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         entity_labels: torch.Tensor | None = None,
+        return_loss: bool = True,
+        kept_patches: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MofiForPreTrainingOutput:
         """Embeds a batch and computes the losses that its inputs allow.
@@ -83,33 +88,59 @@ class MofiForPreTraining(MofiPreTrainedModel):
             input_ids: Texts `[B, L]`, text i of image i; None for the supervised recipe.
             entity_labels: One entity per image `[B]`, negative where it has none. Without a head they still keep
                 images of one entity from being negatives of one another.
+            return_loss: False leaves out the losses, and with them all communication between processes.
+            kept_patches: Indices `[B, K]` of the patches that the vision tower sees of each image, None for all.
 
         Raises:
             ValueError: If the inputs allow no loss at all.
         """
-        outputs = self.mofi(pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        losses = {}
+        with keep_patches(self.mofi.vision_model, kept_patches):
+            images = self.mofi.get_image_features(pixel_values, return_dict=True, **kwargs)
+        image_embeds, text_embeds, logit_scale = unit_length(images.pooler_output), None, None
         if input_ids is not None:
+            texts = self.mofi.get_text_features(input_ids, attention_mask=attention_mask, return_dict=True)
+            text_embeds, logit_scale = unit_length(texts.pooler_output), self.mofi.logit_scale.exp()
+        if not return_loss:
+            return MofiForPreTrainingOutput(
+                image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=logit_scale
+            )
+        return self.losses(image_embeds, text_embeds, logit_scale=logit_scale, entity_labels=entity_labels)
+
+    def losses(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor | None,
+        *,
+        logit_scale: torch.Tensor | None,
+        entity_labels: torch.Tensor | None,
+    ) -> MofiForPreTrainingOutput:
+        """Computes the losses of embedded images and texts; arguments and errors as for `forward`."""
+        losses = {}
+        if text_embeds is not None:
             losses["contrastive_loss"] = contrastive_loss(
-                outputs.image_embeds,
-                outputs.text_embeds,
-                logit_scale=self.mofi.logit_scale.exp(),
-                entity_labels=entity_labels,
+                image_embeds, text_embeds, logit_scale=logit_scale, entity_labels=entity_labels
             )
         if self.entity_head is not None and entity_labels is not None:
-            losses["entity_loss"] = self.entity_head(outputs.image_embeds, entity_labels)
+            losses["entity_loss"] = self.entity_head(image_embeds, entity_labels)
         if not losses:
             raise ValueError(
                 "The batch allows no loss: it has no input_ids (for the contrastive loss) and no entity_labels for a "
                 f"head (num_entities is {self.config.num_entities})."
             )
         return MofiForPreTrainingOutput(
-            loss=sum(losses.values()), image_embeds=outputs.image_embeds, text_embeds=outputs.text_embeds, **losses
+            loss=sum(losses.values()),
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            logit_scale=logit_scale,
+            **losses,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
-        """Writes towers and configuration from the main process, and from every process its rows of the head."""
-        kwargs.pop("state_dict", None)
+        """Writes towers and configuration from the main process, and from every process its rows of the head.
+
+        Args:
+            kwargs: As for `PreTrainedModel.save_pretrained` of the towers; a `state_dict` is theirs alone.
+        """
         if is_main_process:
             self.mofi.save_pretrained(save_directory, **kwargs)
         if self.entity_head is not None:

@@ -1,34 +1,22 @@
-"""MofiTrainer: transformers' Trainer with MOFI's two losses, two optimizers, and a state that resumes to the bit."""
+"""MofiTrainer: MOFI's two losses, two optimizers and cheaper steps, on top of transformers' Trainer."""
 
 import logging
 import math
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
 
-from .checkpoint_mofi import (
-    STATE_NAME,
-    load_optimizer,
-    load_state,
-    random_states,
-    read_json,
-    save_optimizer,
-    save_state,
-    set_random_states,
-)
-from .modeling_mofi import MofiModel
+from .gradient_cache_mofi import cached_backward
 from .optimizer_mofi import TowersAndHeadOptimizer
-from .pretraining_mofi import MofiForPreTraining
-from .processes_mofi import all_reduce, wait_for_all
+from .patch_dropout_mofi import draw_patches, shrink_images, value_at
+from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
+from .processes_mofi import all_reduce
+from .resumable_trainer_mofi import ResumableTrainer
 from .training_arguments_mofi import MofiTrainingArguments
-from .training_data_mofi import PositionSampler
+from .training_log_mofi import TrainingLog
 
 
 logger = logging.getLogger(__name__)
@@ -36,87 +24,120 @@ logger = logging.getLogger(__name__)
 MAX_LOGIT_SCALE = math.log(100)  # As in CLIP: a larger inverse temperature is unstable.
 
 
-class MofiTrainer(Trainer):
+class MofiTrainer(ResumableTrainer):
     """Trains a `MofiForPreTraining` on batches of `MofiDataCollator`.
 
     Args:
-        entities_path: `entities.parquet` of the data set, copied into every checkpoint.
-        kwargs: As for `Trainer`; `train_dataset` is a `PositionDataset`.
+        evaluate_model: Called with the model (in evaluation mode) to evaluate; it returns metrics, such as
+            `{"retrieval_map": 0.5}`, on every process. None if nothing is evaluated while training.
+        kwargs: As for `ResumableTrainer` and `Trainer`.
     """
 
     # The losses are means over the batch; `labels`, which would make the Trainer rescale them, never occurs.
     loss_is_scaled_for_ga = False
-    args: MofiTrainingArguments
 
-    def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
-        super().__init__(model, **kwargs)
+    def __init__(
+        self,
+        model: MofiForPreTraining,
+        *,
+        args: MofiTrainingArguments,
+        evaluate_model: Callable[[MofiForPreTraining], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        freeze_parts(model, args)
+        super().__init__(model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.entities_path = entities_path
+        self.evaluate_model = evaluate_model
+        self.training_log = TrainingLog()
         self._skips_step = False
-        self._num_unreadable = 0
-        self._reset_log_sums()
-        self._freeze_unused(model)
+        if args.compiles_towers:
+            model.mofi.vision_model.compile()
+            model.mofi.text_model.compile()
+        if self.is_fsdp_enabled and model.entity_head is not None:
+            # Every process owns other rows of it.
+            self.accelerator.state.fsdp_plugin.ignored_modules = [model.entity_head]
+        self._announce(model)
+
+    def _announce(self, model: MofiForPreTraining) -> None:
+        batch_size = self.args.train_batch_size * self.args.world_size
         if model.entity_head is not None:
-            num_rows = self.args.train_batch_size * self.args.world_size
-            logger.info(model.entity_head.memory_plan(batch_size=num_rows))
+            logger.info(model.entity_head.memory_plan(batch_size=batch_size))
         if self.args.gradient_accumulation_steps > 1 and self.args.recipe != "supervised":
             logger.warning(
                 "gradient_accumulation_steps averages the gradients of %d batches of %d images; it adds no negatives "
-                "to the contrastive loss.",
+                "to the contrastive loss. For that, raise per_device_train_batch_size and set gradient_cache_size.",
                 self.args.gradient_accumulation_steps,
-                self.args.train_batch_size * self.args.world_size,
+                batch_size,
             )
-
-    def _freeze_unused(self, model: MofiForPreTraining) -> None:
-        if self.args.recipe == "supervised":
-            # Without texts these get no gradient, and data-parallel wrappers would wait for one.
-            for unused in (model.mofi.text_model, model.mofi.text_projection):
-                unused.requires_grad_(False)
-            model.mofi.logit_scale.requires_grad_(False)
-
-    @property
-    def pretraining_model(self) -> MofiForPreTraining:
-        """The model without any wrapper."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    # Data
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> PositionSampler:
-        train_dataset = train_dataset if train_dataset is not None else self.train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        groups = getattr(train_dataset.rows, "group_sizes", [len(train_dataset)])
-        self._train_sampler = PositionSampler(groups, seed=seed)
-        return self._train_sampler
-
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        # accelerate does not reach the sampler when several processes go on in the middle of an epoch.
-        self._train_sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Fetches the batches of a step, and notes how long that took and how many images were unreadable."""
-        started = time.perf_counter()
-        batches, num_items = super().get_batch_samples(*args, **kwargs)
-        self._data_seconds += time.perf_counter() - started
-        self._num_unreadable += sum(int(batch.pop("num_unreadable", 0)) for batch in batches)
+        with self.training_log.waiting():
+            batches, num_items = super().get_batch_samples(*args, **kwargs)
+        self.training_log.num_unreadable += sum(int(batch.pop("num_unreadable", 0)) for batch in batches)
         return batches, num_items
 
-    # Loss
+    # A step
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Clamps `logit_scale`, makes the batch as cheap as the schedules say, and accumulates its gradient."""
+        own_model = self.pretraining_model
+        with torch.no_grad():
+            # Where the last step moved it past the limit, it comes back.
+            own_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if own_model.entity_head is not None:
+            own_model.entity_head.sampling_step = self.state.global_step
+        inputs = self._cheaper(self._prepare_inputs(inputs), own_model)
+        if self.args.gradient_cache_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        return self._cached_step(model, inputs)
+
+    def _cheaper(self, inputs: dict[str, Any], model: MofiForPreTraining) -> dict[str, Any]:
+        """Applies `image_size_schedule` and `patch_dropout_schedule` at this step of the run."""
+        progress = self.state.global_step / self.state.max_steps
+        noise, config = inputs.pop("patch_noise", None), model.config.vision_config
+        if (image_size := value_at(self.args.image_size_schedule, progress)) is not None:
+            inputs["pixel_values"] = shrink_images(inputs["pixel_values"], image_size=int(image_size))
+            inputs["interpolate_pos_encoding"] = int(image_size) != config.image_size
+        if dropout := value_at(self.args.patch_dropout_schedule, progress):
+            num_patches = (inputs["pixel_values"].shape[-1] // config.patch_size) ** 2
+            inputs["kept_patches"] = draw_patches(noise, num_patches=num_patches, dropout=dropout)
+        return inputs
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        model.train()
+        labels, num_images = inputs.pop("entity_labels", None), len(inputs["pixel_values"])
+
+        def compute_loss(embeds: MofiForPreTrainingOutput) -> torch.Tensor:
+            outputs = self.pretraining_model.losses(
+                embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, entity_labels=labels
+            )
+            return self._checked_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
+
+        return cached_backward(
+            model,
+            inputs,
+            chunk_size=self.args.gradient_cache_size,
+            compute_loss=compute_loss,
+            backward=self.accelerator.backward,
+            no_sync=lambda: self.accelerator.no_sync(model) if self.args.world_size > 1 else nullcontext(),
+        )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Weighs the losses of the recipe and notes them for the log."""
-        own_model = self.pretraining_model
-        if own_model.entity_head is not None:
-            own_model.entity_head.sampling_step = self.state.global_step
         outputs = model(**inputs)
-        loss = self._weighted_loss(outputs)
-        if self._is_usable(loss.detach(), what="loss"):
-            self._note(outputs, num_images=len(inputs["pixel_values"]))
+        loss = self._checked_loss(outputs, num_images=len(inputs["pixel_values"]))
         return (loss, outputs) if return_outputs else loss
 
-    def _weighted_loss(self, outputs: Any) -> torch.Tensor:
+    def _checked_loss(self, outputs: MofiForPreTrainingOutput, *, num_images: int) -> torch.Tensor:
+        loss = self._weighted_loss(outputs)
+        if self._is_usable(loss.detach(), what="loss"):
+            self.training_log.note(outputs, num_images=num_images)
+        return loss
+
+    def _weighted_loss(self, outputs: MofiForPreTrainingOutput) -> torch.Tensor:
         if outputs.entity_loss is None:
             return outputs.contrastive_loss
         if outputs.contrastive_loss is None:
@@ -149,137 +170,83 @@ class MofiTrainer(Trainer):
             return self.optimizer
         own_model = self.pretraining_model
         super().create_optimizer(own_model.mofi)
-        if own_model.entity_head is not None:
-            learning_rate = self.args.entity_learning_rate or self.args.learning_rate
+        head = own_model.entity_head
+        if head is not None and head.weight.requires_grad:
+            rate = self.args.entity_learning_rate
+            rate = self.args.learning_rate if rate is None else rate
             betas = (self.args.adam_beta1, self.args.adam_beta2)
-            head = torch.optim.SparseAdam(own_model.entity_head.parameters(), lr=learning_rate, betas=betas)
-            self.optimizer = TowersAndHeadOptimizer(self.optimizer, head)
+            self.optimizer = TowersAndHeadOptimizer(
+                self.optimizer, torch.optim.SparseAdam([head.weight], lr=rate, betas=betas)
+            )
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None) -> torch.Tensor:
         # Rows of the head have gradients of their own scale, spread over processes: they are not clipped.
         max_norm = self.args.max_grad_norm if max_norm is None else max_norm
-        return self.accelerator.clip_grad_norm_(self.pretraining_model.mofi.parameters(), max_norm)
+        norm = nn.utils.clip_grad_norm_(self.pretraining_model.mofi.parameters(), max_norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # Sharded towers have a sharded norm.
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """Checks every gradient, and removes them all where the step is to be skipped."""
         grad_norm = self._clip_grad_norm(model, math.inf) if grad_norm is None else grad_norm
         if not self._skips_step:
             head = self.pretraining_model.entity_head
-            rows = None if head is None or head.weight.grad is None else head.weight.grad._values()
-            sums = [torch.as_tensor(grad_norm), *([] if rows is None else [rows.sum()])]
-            self._is_usable(torch.stack([value.float() for value in sums]), what="gradient")
+            has_rows = head is not None and head.weight.grad is not None
+            sums = [torch.as_tensor(grad_norm), *([head.weight.grad._values().sum()] if has_rows else [])]
+            self._is_usable(torch.stack([value.float().to(self.args.device) for value in sums]), what="gradient")
         if self._skips_step:
             self.optimizer.zero_grad()
             self._skips_step = False
         return grad_norm
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with torch.no_grad():
-            # Where the last step moved it past the limit, it comes back.
-            self.pretraining_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        return super().training_step(*args, **kwargs)
+    # Log, checkpoints and evaluation
 
-    # Log
-
-    def _reset_log_sums(self) -> None:
-        self._loss_sums: dict[str, torch.Tensor] = {}
-        self._num_noted = self._num_images = 0
-        self._data_seconds, self._log_started = 0.0, time.perf_counter()
-
-    def _note(self, outputs: Any, *, num_images: int) -> None:
-        self._num_noted += 1
-        self._num_images += num_images
-        for name in ("contrastive_loss", "entity_loss"):
-            if (part := getattr(outputs, name)) is not None:
-                self._loss_sums[name] = self._loss_sums.get(name, 0) + part.detach()
-
-    @contextmanager
-    def _untimed(self) -> Iterator[None]:
-        """Keeps the seconds of what is no training out of the log's rates."""
-        started = time.perf_counter()
-        yield
-        self._log_started += time.perf_counter() - started
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.training_log.num_steps == 0:
+            self.training_log.restart()
+        super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds loss parts, `logit_scale`, images per second over all processes and the share of time spent waiting."""
-        if "loss" in logs and self._num_noted:
-            seconds = time.perf_counter() - self._log_started
-            for name, total in self._loss_sums.items():
-                logs[name] = self._mean_over_processes(total) / self._num_noted
+        if "loss" in logs and self.training_log.num_steps:
+            logs |= self.training_log.line(device=self.args.device)
             logs["logit_scale"] = self.pretraining_model.mofi.logit_scale.item()
-            logs["images_per_second"] = round(self._num_images * self.args.world_size / seconds, 1)
-            logs["data_wait_share"] = round(self._data_seconds / seconds, 4)
-            if num_unreadable := all_reduce(torch.tensor(self._num_unreadable, device=self.args.device), "SUM").item():
-                logs["unreadable_images"] = num_unreadable
-            self._reset_log_sums()
+            self.training_log.restart()
         super().log(logs, start_time)
 
-    def _mean_over_processes(self, value: torch.Tensor) -> float:
-        return self.accelerator.reduce(value.float(), "mean").item()
-
-    # Checkpoints
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint whose last file, the trainer's state, says that all others are complete."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / STATE_NAME).unlink(missing_ok=True)  # One that is written again is incomplete until the end.
-        with self._untimed():
-            wait_for_all()
+        with self.training_log.untimed():
             super()._save_checkpoint(model, trial)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes model, head, processor and settings; every process writes its own rows of the head."""
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.pretraining_model.save_pretrained(folder, is_main_process=self.args.should_save)
-        if self.args.should_save:
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
-            if self.entities_path is not None:
-                shutil.copyfile(self.entities_path, folder / "entities.parquet")
-            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
-        wait_for_all()
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        save_optimizer(output_dir, self.optimizer, self.pretraining_model.entity_head, is_main=self.args.should_save)
-        if self.args.should_save:
-            save_state(output_dir, "scheduler", self.lr_scheduler.state_dict())
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_optimizer(checkpoint, self.optimizer, self.pretraining_model.entity_head)
-            self.lr_scheduler.load_state_dict(load_state(checkpoint, "scheduler"))
-
-    def _save_scaler(self, output_dir: str) -> None:
-        """Does nothing: bf16 needs no scaler, and a scaler's state would be pickled."""
-
-    _load_scaler = _save_scaler
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        save_state(output_dir, f"rng_state_{self.args.process_index}", random_states())
-        wait_for_all()  # The main process writes the trainer's state next, which declares the checkpoint complete.
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        name = f"rng_state_{self.args.process_index}"
-        if (Path(checkpoint) / f"{name}.json").is_file():
-            set_random_states(load_state(checkpoint, name))
-        else:
-            logger.warning("%s was saved by fewer processes; this one goes on with its own random state.", checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if read_json(Path(resume_from_checkpoint) / STATE_NAME) is None:
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Evaluates the model as it is now with `evaluate_model`; logs and returns its metrics."""
+        if self.evaluate_model is None:
             raise ValueError(
-                f"{resume_from_checkpoint} has no complete {STATE_NAME}: its writing was interrupted, or it is no "
-                "checkpoint. Resume from an earlier one."
+                "eval_strategy asks for an evaluation, but there is nothing to evaluate on: set eval_dataset."
             )
-        own_model = self.pretraining_model
-        own_model.mofi.load_state_dict(MofiModel.from_pretrained(resume_from_checkpoint).state_dict())
-        if own_model.entity_head is not None:
-            own_model.load_head(resume_from_checkpoint)
+        model = self.pretraining_model
+        with self.training_log.untimed(), torch.no_grad():
+            was_training = model.training
+            metrics = self.evaluate_model(model.eval())
+            model.train(was_training)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:
+    """Freezes `frozen_parts`, and what the recipe gives no gradient, for which data-parallel wrappers would wait."""
+    mofi = model.mofi
+    parts = {
+        "image_tower": [mofi.vision_model, mofi.visual_projection],
+        "text_tower": [mofi.text_model, mofi.text_projection],
+        "entity_head": [model.entity_head] if model.entity_head is not None else [],
+    }
+    frozen = {*args.frozen_parts, *(["text_tower"] if args.recipe == "supervised" else [])}
+    for name in frozen:
+        for module in parts[name]:
+            module.requires_grad_(False)
+    # A wrapper needs a parameter to wait for; this one, without a gradient, stays as it is.
+    is_idle = args.recipe == "supervised" and "image_tower" not in frozen
+    mofi.logit_scale.requires_grad_(not is_idle)

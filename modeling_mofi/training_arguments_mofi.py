@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 RECIPES = ("multi-task", "supervised", "contrastive")
 NONFINITE_POLICIES = ("stop", "skip")
+PARTS = ("image_tower", "text_tower", "entity_head")
 
 
 @dataclass
@@ -39,6 +40,21 @@ class MofiTrainingArguments(TrainingArguments):
     nonfinite_policy: str = field(
         default="stop", metadata={"help": "stop or skip the step when a loss or gradient is not finite."}
     )
+    gradient_cache_size: int | None = field(
+        default=None,
+        metadata={"help": "Images whose activations are held at once, for batches beyond memory; null for all."},
+    )
+    image_size_schedule: str = field(
+        default="{}",
+        metadata={"help": "Pixels a side from which share of the steps on, as JSON: {0: 112, 0.8: 224}."},
+    )
+    patch_dropout_schedule: str = field(
+        default="{}",
+        metadata={"help": "Share of patches left out from which share of the steps on, as JSON: {0: 0.5, 0.9: 0}."},
+    )
+    frozen_parts: list[str] = field(
+        default_factory=list, metadata={"help": "Parts not trained: image_tower, text_tower, entity_head."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Leaves out an epoch's last batch where it is smaller than the others."}
@@ -47,6 +63,10 @@ class MofiTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.text_proportions = parse_json_field("text_proportions", self.text_proportions)
         self.augmentation = parse_json_field("augmentation", self.augmentation)
+        for name in ("image_size_schedule", "patch_dropout_schedule"):
+            setattr(self, name, parse_schedule(name, getattr(self, name)))
+        # The Trainer would compile the head and its communication too; MofiTrainer compiles the towers.
+        self.compiles_towers, self.torch_compile = self.torch_compile, False
         super().__post_init__()
         self._check_choices()
         # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
@@ -59,6 +79,12 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
         if not 0 <= self.entity_loss_weight <= 1:
             raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
+        if unknown := set(self.frozen_parts) - set(PARTS):
+            raise ValueError(f"frozen_parts has {', '.join(sorted(unknown))}; it may have {', '.join(PARTS)}.")
+        if self.gradient_cache_size is not None and self.gradient_cache_size < 1:
+            raise ValueError(f"gradient_cache_size is {self.gradient_cache_size}; it must be positive, or null.")
+        if any(not 0 <= dropout < 1 for dropout in self.patch_dropout_schedule.values()):
+            raise ValueError(f"patch_dropout_schedule is {self.patch_dropout_schedule}; shares must be in [0, 1).")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
         if self.fp16:
@@ -79,3 +105,15 @@ def parse_json_field(name: str, value: dict | str) -> dict:
     if not isinstance(parsed, dict):
         raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
     return parsed
+
+
+def parse_schedule(name: str, value: dict | str) -> dict[float, float]:
+    """Reads a mapping from shares of the steps, in [0, 1), to the values that begin there."""
+    schedule = parse_json_field(name, value)
+    try:
+        schedule = {float(start): float(begun) for start, begun in schedule.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}; it must map shares of the steps to numbers ({error}).") from error
+    if schedule and (min(schedule) != 0 or max(schedule) >= 1):
+        raise ValueError(f"{name} is {value!r}; its first value must begin at 0 and its last before 1.")
+    return schedule

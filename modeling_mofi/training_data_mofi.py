@@ -155,6 +155,8 @@ class MofiDataCollator:
             one, its share goes to the others. None leaves texts out (the supervised recipe).
         entities: `name` and `description` by entity_label, or None for data without entities.
 
+        num_patches: Random numbers per image for patch dropout to choose by; 0 for none.
+
     Example:
 
     ```python
@@ -173,12 +175,13 @@ class MofiDataCollator:
         text_proportions: dict[str, float] | None,
         entities: EntityTable | None = None,
         augmentation: Augmentation | None = None,
+        num_patches: int = 0,
         seed: int = 0,
     ):
         self.processor, self.image_size, self.seed = processor, image_size, seed
         self.text_proportions = check_text_proportions(text_proportions)
         self.entities = entities
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation, self.num_patches = augmentation or Augmentation(), num_patches
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
@@ -186,6 +189,9 @@ class MofiDataCollator:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
         batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
         batch["num_unreadable"] = torch.tensor(sum(row.get("num_unreadable", 0) for row in rows))
+        if self.num_patches:
+            noise = np.stack([generator.random(self.num_patches, dtype=np.float32) for generator in generators])
+            batch["patch_noise"] = torch.from_numpy(noise)
         labels = [self._draw_label(row, generator) for row, generator in zip(rows, generators, strict=True)]
         if self.entities is not None:
             batch["entity_labels"] = torch.tensor(labels)

@@ -1,0 +1,135 @@
+"""transformers' Trainer with checkpoints that resume to the bit, are complete or ignored, and hold no pickles."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from .checkpoint_mofi import (
+    STATE_NAME,
+    full_tensors,
+    load_optimizer,
+    load_state,
+    load_towers,
+    random_states,
+    read_json,
+    save_optimizer,
+    save_state,
+    set_random_states,
+)
+from .pretraining_mofi import MofiForPreTraining
+from .processes_mofi import wait_for_all
+from .training_arguments_mofi import MofiTrainingArguments
+from .training_data_mofi import PositionSampler
+
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableTrainer(Trainer):
+    """Trains a `MofiForPreTraining` on a `PositionDataset`, from any of its checkpoints on as if never interrupted.
+
+    Args:
+        entities_path: `entities.parquet` of the data set, copied into every checkpoint.
+        kwargs: As for `Trainer`.
+    """
+
+    args: MofiTrainingArguments
+
+    def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
+        super().__init__(model, **kwargs)
+        self.entities_path = entities_path
+
+    @property
+    def pretraining_model(self) -> MofiForPreTraining:
+        """The model without any wrapper."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    # Order of the data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PositionSampler:
+        train_dataset = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        groups = getattr(train_dataset.rows, "group_sizes", [len(train_dataset)])
+        self._train_sampler = PositionSampler(groups, seed=seed)
+        return self._train_sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        # accelerate does not reach the sampler when several processes go on in the middle of an epoch.
+        self._train_sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    # Saving
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes a checkpoint whose last file, the trainer's state, says that all others are complete."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / STATE_NAME).unlink(missing_ok=True)  # One that is written again is incomplete until the end.
+        wait_for_all()
+        super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the model with its head and processor, however it is wrapped; every process must call this."""
+        self._save(output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model, is_main = self.pretraining_model, self.args.should_save
+        model.save_pretrained(folder, is_main_process=is_main, state_dict=full_tensors(model.mofi.state_dict()))
+        if is_main:
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            if self.entities_path is not None:
+                shutil.copyfile(self.entities_path, folder / "entities.parquet")
+            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        wait_for_all()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        save_optimizer(output_dir, self.optimizer, self.pretraining_model.entity_head, is_main=self.args.should_save)
+        if self.args.should_save:
+            save_state(output_dir, "scheduler", self.lr_scheduler.state_dict())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_state(output_dir, f"rng_state_{self.args.process_index}", random_states())
+        wait_for_all()  # The main process writes the trainer's state next, which declares the checkpoint complete.
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Does nothing: bf16 needs no scaler, and a scaler's state would be pickled."""
+
+    # Loading
+
+    _load_scaler = _save_scaler
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if read_json(Path(resume_from_checkpoint) / STATE_NAME) is None:
+            raise ValueError(
+                f"{resume_from_checkpoint} has no complete {STATE_NAME}: its writing was interrupted, or it is no "
+                "checkpoint. Resume from an earlier one."
+            )
+        load_towers(resume_from_checkpoint, self.pretraining_model.mofi)
+        if self.pretraining_model.entity_head is not None:
+            self.pretraining_model.load_head(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(checkpoint, self.optimizer, self.pretraining_model.entity_head)
+            self.lr_scheduler.load_state_dict(load_state(checkpoint, "scheduler"))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        name = f"rng_state_{self.args.process_index}"
+        if (Path(checkpoint) / f"{name}.json").is_file():
+            set_random_states(load_state(checkpoint, name))
+        else:
+            logger.warning("%s was saved by fewer processes; this one goes on with its own random state.", checkpoint)
