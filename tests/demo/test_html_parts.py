@@ -1,0 +1,43 @@
+"""What the demo shows is escaped, linked and marked."""
+
+from html_parts import answer_html, entity_link, marked_text, row_html
+from i2e_browser import ShownEntity, ShownRow
+
+from modeling_mofi.entity_index import EntityAnswer, FoundEntity
+
+
+def answer(*, known_confidence=None):
+    entities = [
+        FoundEntity("Q1", "<b>Tower</b>", "a & b", 0.42, known_confidence),
+        FoundEntity("mine:1", "Hut", "", 0.1),
+    ]
+    return EntityAnswer(entities, known_confidence)
+
+
+def test_wikidata_ids_become_links_and_others_do_not():
+    assert 'href="https://www.wikidata.org/wiki/Q42"' in entity_link("Q42")
+    assert "href" not in entity_link("mine:1") and "&lt;" in entity_link("<script>")
+
+
+def test_names_and_descriptions_are_escaped():
+    shown = answer_html(answer())
+    assert "&lt;b&gt;Tower&lt;/b&gt;" in shown and "a &amp; b" in shown and "cosine 0.42" in shown
+
+
+def test_nothing_known_is_said_first():
+    assert answer_html(answer(known_confidence=0.2)).index("nothing that this index knows (80%)") < 100
+    assert "nothing" not in answer_html(answer(known_confidence=0.9)) + answer_html(answer())
+
+
+def test_mentions_are_marked_once_where_they_overlap():
+    assert marked_text("The Eiffel Tower <1889>", [(4, 16), (11, 16), (18, 22)]) == (
+        "The <mark>Eiffel Tower</mark> &lt;<mark>1889</mark>&gt;"
+    )
+
+
+def test_dropped_entities_have_their_reason():
+    entities = [ShownEntity("Q1", "Tower", 0.31), ShownEntity("Q2", "Paris", 0.12, "not in the image")]
+    shown = row_html(ShownRow(b"", "Tower in Paris", [(0, 5)], entities))
+    assert 'class="tag kept">Tower<small> 0.31<' in shown
+    assert 'class="tag dropped">Paris<small> 0.12 · not in the image<' in shown
+    assert "No entity was found" in row_html(ShownRow(b"", "a picture"))
