@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, get_token
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -22,6 +21,11 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from .model_card_mofi import CURVE_NAME, write_model_card
 
+
+try:
+    import httpx2 as httpx  # What huggingface_hub 2 talks with.
+except ImportError:
+    import httpx
 
 logger = logging.getLogger(__name__)
 

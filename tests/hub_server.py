@@ -113,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         owner = request.get("organization") or "me"
         repo = KINDS[kind] + f"{owner}/{request['name']}"
         if repo in self.server.files:
-            return self.refuse(409, "", "You already created this repo")
+            url = f"{self.server.url}/{repo}"
+            return self.reply({"error": "You already created this repo", "url": url}, status=409)
         self.server.files[repo] = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
         return self.reply({"url": f"{self.server.url}/{repo}", "name": repo, "id": "0"})
 

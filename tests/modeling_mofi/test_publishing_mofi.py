@@ -10,12 +10,14 @@ import pytest
 import torch
 import yaml
 from hub_server import READER_TOKEN, TOKEN, running_hub
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
 
-from modeling_mofi import MofiForPreTraining
+from modeling_mofi import MofiForPreTraining, MofiModel
 from modeling_mofi.model_card_mofi import write_model_card
+from modeling_mofi.publishing_mofi import publish_checkpoint
 
 
 RECIPE = {"recipe": "multi-task", "dataset": "me/i2e", "learning_rate": 1e-3, "max_steps": 40, "entity_margin": 0.1}
@@ -100,17 +102,48 @@ def test_card_needs_to_know_which_result_is_its_own(trained):
         write_model_card(folder, results=folder.parent / "results.json")
 
 
-# Environment variables of the Hub's client count at its import: hence processes of their own.
-PUBLISH = """
-import sys
-from modeling_mofi.publishing_mofi import publish_checkpoint
-from modeling_mofi import MofiModel
-folder, *rest = sys.argv[1:]
-if rest:
-    print(MofiModel.from_pretrained(folder).push_to_hub("me/in-memory"))
-results = {"results": folder + "/../results.json", "result_name": "MOFI"}
-print(publish_checkpoint(folder, "me/mofi", with_entity_head=True, **results))
-"""
+@pytest.fixture
+def hub(monkeypatch):
+    """A running server, and the client of this process pointed at it, with a token that may write."""
+    with running_hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+def test_upload_holds_all_that_loading_needs_and_no_more(trained, hub):
+    folder, _ = trained
+    url = publish_checkpoint(folder, "me/mofi", result_name="MOFI", results=folder.parent / "results.json")
+    files = hub.files["me/mofi"]
+    assert url.startswith(f"{hub.url}/me/mofi/commit/") and hub.commits == ["Upload MOFI"]
+    assert {"README.md", "model.safetensors", "modeling_mofi.py", "tokenizer.json", "entities.parquet"} <= set(files)
+    assert not set(files) & {"optimizer.safetensors", "trainer_state.json", "entity_head.safetensors"}
+    assert read_card(files["README.md"].decode())[0]["model-index"][0]["name"] == "me/mofi"
+
+
+def test_entity_head_is_uploaded_on_request(trained, hub):
+    publish_checkpoint(trained[0], "me/with-head", with_entity_head=True, with_entities=False, private=True)
+    assert (
+        "entity_head.safetensors" in hub.files["me/with-head"] and "entities.parquet" not in hub.files["me/with-head"]
+    )
+
+
+def test_model_in_memory_is_published_with_its_processor_and_card(trained, hub):
+    MofiModel.from_pretrained(trained[0]).push_to_hub("me/in-memory")
+    files = hub.files["me/in-memory"]
+    assert {"processor_config.json", "tokenizer.json", "configuration_mofi.py"} <= set(files)
+    assert "to tell 4 entities apart" in files["README.md"].decode()
+
+
+def test_second_upload_replaces_the_first(trained, hub):
+    for license in ("mit", "cc0-1.0"):
+        publish_checkpoint(trained[0], "me/mofi", license=license)
+    assert len(hub.commits) == 2 and read_card(hub.files["me/mofi"]["README.md"].decode())[0]["license"] == "cc0-1.0"
+
+
+# What comes back is checked where nothing of this package is; the client reads its environment when it is imported.
 DOWNLOAD = """
 import sys
 sys.modules["modeling_mofi"] = None
@@ -118,73 +151,63 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor
-outputs = {}
-for name in ("me/mofi", "me/in-memory"):
-    model = AutoModel.from_pretrained(name, trust_remote_code=True, attn_implementation="eager").eval()
-    processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-    inputs = processor(images=Image.new("RGB", (20, 30), "red"), text=["a Red flag"], return_tensors="pt")
-    with torch.no_grad():
-        outputs[name] = model(**inputs).image_embeds
-save_file(outputs, sys.argv[1])
+torch.set_num_threads(1)
+model = AutoModel.from_pretrained("me/mofi", trust_remote_code=True, attn_implementation="eager").eval()
+processor = AutoProcessor.from_pretrained("me/mofi", trust_remote_code=True)
+inputs = processor(images=Image.new("RGB", (20, 30), "red"), text=["a Red flag"], return_tensors="pt")
+with torch.no_grad():
+    outputs = model(**inputs)
+save_file({name: outputs[name] for name in ("image_embeds", "text_embeds")}, sys.argv[1])
 """
 
 
-def hub_process(code, *args, url, home, token):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-
-
-def test_published_checkpoint_comes_back_with_the_same_embeddings(trained, tmp_path):
+def test_published_checkpoint_comes_back_with_the_same_embeddings(trained, hub, tmp_path):
     folder, expected = trained
-    with running_hub() as hub:
-        result = hub_process(PUBLISH, folder, "both", url=hub.url, home=tmp_path / "writer", token=TOKEN)
-        assert result.returncode == 0, result.stderr
-        files = hub.files["me/mofi"]
-        assert {
-            "README.md",
-            "model.safetensors",
-            "modeling_mofi.py",
-            "entity_head.safetensors",
-            "entities.parquet",
-        } <= set(files)
-        assert "optimizer.safetensors" not in files and "trainer_state.json" not in files
-        assert read_card(files["README.md"].decode())[0]["model-index"][0]["name"] == "me/mofi"
-        assert "to tell 4 entities apart" in hub.files["me/in-memory"]["README.md"].decode()
-        result = hub_process(DOWNLOAD, tmp_path / "out", url=hub.url, home=tmp_path / "reader", token=None)
+    publish_checkpoint(folder, "me/mofi")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", DOWNLOAD, str(tmp_path / "embeds")],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert result.returncode == 0, result.stderr
-    for embeds in load_file(tmp_path / "out").values():
-        torch.testing.assert_close(embeds, expected.image_embeds, rtol=0, atol=1e-6)
+    for name, embeds in load_file(tmp_path / "embeds").items():
+        torch.testing.assert_close(embeds, expected[name], rtol=0, atol=1e-6)
 
 
-FAIL = """
-import sys
-from modeling_mofi.publishing_mofi import publish_checkpoint
-from huggingface_hub import constants
-folder, dead = sys.argv[1:]
-for token in (None, "{reader}", "{writer}"):
-    try:
-        publish_checkpoint(folder, "me/mofi", token=token)
-    except (ConnectionError, PermissionError) as error:
-        print(type(error).__name__, error)
-    if token == "{reader}":
-        constants.ENDPOINT = dead
-""".replace("{reader}", READER_TOKEN).replace("{writer}", TOKEN)
+def test_missing_token_is_explained(trained, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
+    with pytest.raises(PermissionError, match="no Hugging Face token.*hf auth login.*the files are in"):
+        publish_checkpoint(trained[0], "me/mofi")
+    assert not hub.files
 
 
-def test_failures_say_what_to_do_and_leave_the_files(trained, tmp_path):
-    folder, _ = trained
+def test_missing_right_is_explained(trained, hub):
+    with pytest.raises(PermissionError, match=r"refused to write me/mofi \(HTTP 40[134]\).*the files are in"):
+        publish_checkpoint(trained[0], "me/mofi", token=READER_TOKEN)
+    assert not hub.files and (trained[0] / "model.safetensors").is_file()
+
+
+def test_dead_network_is_explained(trained, hub, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with running_hub() as hub:
-        result = hub_process(FAIL, folder, dead, url=hub.url, home=tmp_path, token=None)
-        assert not hub.files
-    no_token, no_right, no_network = result.stdout.splitlines()
-    assert "PermissionError There is no Hugging Face token" in no_token and "hf auth login" in no_token
-    assert "PermissionError The Hub refused to write me/mofi (HTTP 403)" in no_right
-    assert f"ConnectionError The Hub at {dead} is out of reach" in no_network
-    assert all("the files are in" in line for line in (no_token, no_right, no_network))
-    assert (folder / "model.safetensors").is_file()
+    monkeypatch.setattr(constants, "ENDPOINT", dead)
+    with pytest.raises(ConnectionError, match=f"The Hub at {dead} is out of reach.*the files are in"):
+        publish_checkpoint(trained[0], "me/mofi")
+
+
+def test_offline_machine_is_explained(trained, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
+        publish_checkpoint(trained[0], "me/mofi")
+
+
+def test_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no config.json"):
+        publish_checkpoint(tmp_path, "me/mofi")
