@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 
 TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu train.py
 
-.PHONY: demo test style benchmark clean-demo
+.PHONY: demo test style clean-demo
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,7 @@ demo: $(READY)
 	@echo "Table: $(RUNS)/results.md   Picture: $(RUNS)/retrievals.png   Data: $(RUNS)/i2e/report.html"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 style: $(READY)
 	$(BIN)/ruff check .

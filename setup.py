@@ -27,7 +27,7 @@ EXTRAS = {
     ],
     "demo": ["gradio>=5"],
     "ray": ["ray[data]>=2.50"],
-    "dev": ["pytest", "pytest-timeout", "ruff"],
+    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
 }
 
 setup(
