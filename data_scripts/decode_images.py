@@ -60,33 +60,41 @@ def try_decode(data: bytes | str, *, image_size: int) -> tuple[Image.Image | Non
 def decode_image(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:
     """An RGB image with its shorter side at most `image_size`, and bytes that decode to it.
 
-    The header is judged before a pixel is decoded. A large JPEG is decoded at a fraction of its size; of an animation
-    the first frame is taken; transparency is laid on white; 16 bits become 8; the EXIF orientation is applied.
-
     Raises:
         UnusableImage: With the reason.
     """
     image = open_image(data)
-    source_format, source_mode = image.format, image.mode
-    source_size = image.size
+    source = image.format, image.mode, image.size
+    is_turned = image.getexif().get(0x0112, 1) != 1
+    is_animated = getattr(image, "is_animated", False)
+    pixels = decode_pixels(image, image_size=image_size)
+    is_same = source[1:] == ("RGB", pixels.size) and not is_turned and not is_animated
+    if is_same and source[0] in KEPT_FORMATS:
+        return pixels, data
+    return pixels, encode_image(pixels, is_lossless=source[0] in LOSSLESS_FORMATS)
+
+
+def decode_pixels(image: Image.Image, *, image_size: int) -> Image.Image:
+    """Decodes an opened image to RGB, at most `image_size` on its shorter side.
+
+    A large JPEG is decoded at a fraction of its size; of an animation the first frame is taken; transparency is laid
+    on white; 16 bits become 8; the EXIF orientation is applied.
+
+    Raises:
+        UnusableImage: With the reason.
+    """
     try:
-        if source_format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO"):
             image.draft("RGB", shrunk_size(image.size, image_size))
         image.load()
         pixels = ImageOps.exif_transpose(image)
-    except UnusableImage:
-        raise
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
         raise UnusableImage("truncated image" if "truncated" in str(error) else "corrupt image") from None
-    is_turned = pixels.size != image.size or image.getexif().get(0x0112, 1) != 1
     pixels = to_rgb(pixels)
     target = shrunk_size(pixels.size, image_size)
-    if target != pixels.size:
-        pixels = pixels.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    is_same = pixels.size == source_size and source_mode == "RGB" and not is_turned
-    if is_same and source_format in KEPT_FORMATS and not getattr(image, "is_animated", False):
-        return pixels, data
-    return pixels, encode_image(pixels, is_lossless=source_format in LOSSLESS_FORMATS)
+    if target == pixels.size:
+        return pixels
+    return pixels.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -9,7 +9,8 @@ import numpy as np
 
 # Our defaults; the paper does not say how its graph embeddings were trained.
 DIMENSION = 64
-PROPAGATION_WEIGHTS = (0.0, 1.0, 0.5)
+LINK_WEIGHTS = (1.0, 0.5)
+WORD_WEIGHTS = (0.3, 1.0, 1.0)
 SEED = 0
 
 
@@ -35,17 +36,48 @@ def embed_from_graph(
 
     Source: FastRP (https://arxiv.org/abs/1908.11512).
     """
-    num_entities = len(links[0]) - 1
     generator = np.random.default_rng(SEED)
-    current = random_signs(generator, num_entities, dimension)
-    used, compact = np.unique(tokens[1], return_inverse=True)
-    token_vectors = random_signs(generator, len(used), dimension) * inverse_frequency[used][:, None]
-    token_part = sum_neighbours((tokens[0], compact), token_vectors)
-    total = np.zeros((num_entities, dimension), dtype=np.float32)
-    for weight in PROPAGATION_WEIGHTS:
+    words = embed_from_words(tokens, generator, inverse_frequency=inverse_frequency, dimension=dimension)
+    current = random_signs(generator, len(words), dimension)
+    total = np.zeros_like(words)
+    for weight in LINK_WEIGHTS:
+        current = center_rows(sum_neighbours(links, current)) + words
         total += weight * normalize_rows(current)
-        current = normalize_rows(sum_neighbours(links, current)) + normalize_rows(token_part)
     return normalize_rows(total).astype(np.float16)
+
+
+def embed_from_words(
+    tokens: tuple[np.ndarray, np.ndarray],
+    generator: np.random.Generator,
+    *,
+    inverse_frequency: np.ndarray,
+    dimension: int,
+) -> np.ndarray:
+    """Embeds entities by their words, and words by their entities in turn: what shares no word may yet be near.
+
+    Returns:
+        float32 [entities, dimension].
+    """
+    offsets, hashed = tokens
+    used, word = np.unique(hashed, return_inverse=True)
+    order = np.argsort(word, kind="stable")
+    entity_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[order]
+    word_offsets = np.searchsorted(word[order], np.arange(len(used) + 1))
+    word_vectors = random_signs(generator, len(used), dimension)
+    total = np.zeros((len(offsets) - 1, dimension), dtype=np.float32)
+    for weight in WORD_WEIGHTS:
+        entities = center_rows(sum_neighbours((offsets, word), word_vectors * inverse_frequency[used][:, None]))
+        total += weight * entities
+        word_vectors = normalize_rows(sum_neighbours((word_offsets, entity_of), entities))
+    return normalize_rows(total)
+
+
+def center_rows(rows: np.ndarray) -> np.ndarray:
+    """Unit rows without what all have in common, which would make any two entities near; zero rows stay zero."""
+    rows = normalize_rows(rows)
+    filled = np.any(rows, axis=1, keepdims=True)
+    mean = rows.sum(axis=0) / max(1, int(filled.sum()))
+    return normalize_rows((rows - mean) * filled)
 
 
 def random_signs(generator: np.random.Generator, rows: int, dimension: int) -> np.ndarray:

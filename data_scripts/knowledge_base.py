@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 

@@ -32,8 +32,8 @@ def link_entities(
         batch: Columns `alt_text` and `mentions`.
         knowledge_base: Folder of a built knowledge base.
         statistics: File of `count_aliases`.
-        min_probability: The likeliest candidate of a mention stays if NIL is at most 1 - this likely.
-        min_candidate_probability: If given, every candidate at least this likely stays, for the image to decide.
+        min_probability: A mention is an entity if NIL is at most 1 - this likely; its likeliest candidate stays.
+        min_candidate_probability: If given, every candidate at least this likely stays, for the image to choose.
 
     Source: iterative disambiguation by the other entities of the text, MOFI (https://huggingface.co/papers/2306.07952).
     """
@@ -41,11 +41,12 @@ def link_entities(
     learned = open_text_statistics(statistics)
     flat = gather_candidates(batch["mentions"], kb, boilerplate=learned.boilerplate)
     probability = rank_candidates(batch, flat, kb, learned=learned, weights=weights)
+    linked_share = np.bincount(flat.mention, weights=probability, minlength=len(flat.text))
+    kept = (linked_share >= min_probability)[flat.mention]
     if min_candidate_probability is None:
-        linked_share = np.bincount(flat.mention, weights=probability, minlength=len(flat.text))
-        kept = is_best(flat, probability) & (linked_share >= min_probability)[flat.mention]
+        kept &= is_best(flat, probability)
     else:
-        kept = probability >= min_candidate_probability
+        kept &= probability >= min_candidate_probability
     linked: list[list[dict]] = [[] for _ in batch["alt_text"]]
     positions = np.flatnonzero(kept)
     entity_ids = kb.entity_ids(flat.entity[positions])

@@ -38,7 +38,7 @@ class LinkWeights:
 
     nil: float = -1.5
     prior: float = 1.0
-    coherence: float = 2.0
+    coherence: float = 1.0
     description: float = 3.0
     context: float = 1.5
     coverage: float = 1.5

