@@ -18,16 +18,18 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from transformers import AutoProcessor, AutoTokenizer
 
-from modeling_mofi import MofiConfig, MofiForPreTraining, MofiImageProcessor, MofiProcessor
+from modeling_mofi import MofiForPreTraining, MofiProcessor
 from modeling_mofi.augmentation_mofi import Augmentation
 from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
+from modeling_mofi.entity_rows_mofi import initialize_rows
 from modeling_mofi.entity_table_mofi import EntityTable
+from modeling_mofi.model_building_mofi import ModelArguments, build_model, load_processor
 from modeling_mofi.parquet_rows_mofi import ParquetRows, find_parquet_files
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.retrieval_evaluation_mofi import RetrievalEvaluation
 from modeling_mofi.trainer_mofi import MofiTrainer
-from modeling_mofi.training_arguments_mofi import MofiTrainingArguments, parse_json_field
+from modeling_mofi.training_arguments_mofi import MofiTrainingArguments
 from modeling_mofi.training_data_mofi import WINDOW_ROWS, MofiDataCollator, PositionDataset
 
 
@@ -36,25 +38,6 @@ logger = logging.getLogger("train")
 # Keys that may change between the start of a run and its continuation.
 VOLATILE_KEYS = ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint", "report_to", "run_name")
 VOLATILE_PREFIXES = ("logging", "save", "hub", "push", "dataloader_num", "disable", "log_", "project", "trackio")
-
-
-@dataclass
-class ModelArguments:
-    """Where the model comes from: a checkpoint, or the sizes of new towers."""
-
-    init_from: str | None = field(default=None, metadata={"help": "MOFI or CLIP checkpoint to start from."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the one of init_from."})
-    vision_config: str = field(default="{}", metadata={"help": "CLIPVisionConfig fields, as JSON."})
-    text_config: str = field(default="{}", metadata={"help": "CLIPTextConfig fields, as JSON."})
-    projection_dim: int = field(default=512, metadata={"help": "Size of the embeddings."})
-    image_processor: str = field(
-        default="{}", metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
-    )
-    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa or flash_attention_2."})
-
-    def __post_init__(self) -> None:
-        for name in ("vision_config", "text_config", "image_processor"):
-            setattr(self, name, parse_json_field(name, getattr(self, name)))
 
 
 @dataclass
@@ -68,6 +51,11 @@ class DataArguments:
     entities: str | None = field(
         default=None, metadata={"help": "entities.parquet; null for the data set's own, if it has one."}
     )
+    eval_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Labelled images for retrieval while training: Parquet, or a folder's validation."},
+    )
+    eval_label_column: str = field(default="label", metadata={"help": "Column of the labels of eval_dataset."})
     keep_decoded: bool = field(default=False, metadata={"help": "Keep decoded images in memory (small sets only)."})
 
 
@@ -83,8 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     entities = load_entities(entities_path, rows, args)
     processor = load_processor(model_args)
     model = build_model(model_args, processor, args, num_entities=0 if entities is None else len(entities))
-    trainer = build_trainer(model, processor, rows, entities, entities_path, data_args, args)
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or find_checkpoint(args))
+    checkpoint = args.resume_from_checkpoint or find_checkpoint(args)
+    if checkpoint is None and model.entity_head is not None:
+        from_texts = model_args.entity_init == "text"
+        model.to(args.device)
+        initialize_rows(model, entities, processor, init_from=model_args.init_from, from_texts=from_texts)
+    trainer = build_trainer(model, processor, rows, entities, data_args, args)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     if args.push_to_hub:
@@ -197,61 +190,11 @@ def load_entities(path: str | None, rows: ParquetRows, args: MofiTrainingArgumen
     return entities
 
 
-def load_processor(model_args: ModelArguments) -> MofiProcessor:
-    """Takes the processor of init_from, or joins a tokenizer with a new image processor."""
-    if model_args.init_from is not None and model_args.tokenizer_name is None and not model_args.image_processor:
-        return AutoProcessor.from_pretrained(model_args.init_from)
-    tokenizer_name = model_args.tokenizer_name or model_args.init_from
-    if tokenizer_name is None:
-        raise ValueError("The recipe has neither tokenizer_name nor init_from; one must say which tokenizer to use.")
-    return MofiProcessor(
-        MofiImageProcessor(**model_args.image_processor), AutoTokenizer.from_pretrained(tokenizer_name)
-    )
-
-
-def build_model(
-    model_args: ModelArguments, processor: MofiProcessor, args: MofiTrainingArguments, *, num_entities: int
-) -> MofiForPreTraining:
-    """Loads or makes the towers, with an entity head unless the recipe is contrastive."""
-    num_entities = 0 if args.recipe == "contrastive" else num_entities
-    head_settings = {
-        "scale": args.entity_scale,
-        "margin": args.entity_margin,
-        "num_sampled_entities": args.num_sampled_entities,
-        "seed": args.seed,
-    }
-    if model_args.init_from is not None:
-        config = MofiConfig.from_pretrained(model_args.init_from, num_entities=num_entities)
-        return MofiForPreTraining.from_pretrained(
-            model_args.init_from,
-            config=config,
-            attn_implementation=model_args.attn_implementation,
-            dtype=torch.float32,
-            **head_settings,
-        )
-    tokenizer = processor.tokenizer
-    text_config = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
-        **model_args.text_config,
-    }
-    config = MofiConfig(
-        vision_config=model_args.vision_config,
-        text_config=text_config,
-        projection_dim=model_args.projection_dim,
-        num_entities=num_entities,
-    )
-    config._attn_implementation = model_args.attn_implementation
-    return MofiForPreTraining(config, **head_settings)
-
-
 def build_trainer(
     model: MofiForPreTraining,
     processor: MofiProcessor,
     rows: ParquetRows,
     entities: EntityTable | None,
-    entities_path: str | None,
     data_args: DataArguments,
     args: MofiTrainingArguments,
 ) -> MofiTrainer:
@@ -269,19 +212,38 @@ def build_trainer(
         num_patches=(image_size // model.config.vision_config.patch_size) ** 2 if args.patch_dropout_schedule else 0,
         seed=args.seed,
     )
+    # The smallest crop still has a pixel of its own for each pixel of the view.
+    min_side = math.ceil(image_size * max(2.0, augmentation.min_crop_area**-0.5))
+    evaluation = build_evaluation(processor, data_args, args)
     return MofiTrainer(
         model,
         args=args,
-        train_dataset=PositionDataset(
-            rows,
-            # The smallest crop still has a pixel of its own for each pixel of the view.
-            min_side=math.ceil(image_size * max(2.0, augmentation.min_crop_area**-0.5)),
-            keep_decoded=data_args.keep_decoded,
-        ),
+        train_dataset=PositionDataset(rows, min_side=min_side, keep_decoded=data_args.keep_decoded),
+        eval_dataset=None if evaluation is None else evaluation.rows,
+        evaluate_model=evaluation,
         data_collator=collator,
         processing_class=processor,
-        entities_path=None if entities is None else entities_path,
+        entities_path=None if entities is None else entities.path,
     )
+
+
+def build_evaluation(
+    processor: MofiProcessor, data_args: DataArguments, args: MofiTrainingArguments
+) -> RetrievalEvaluation | None:
+    """Retrieval among the images of eval_dataset, or None without one."""
+    if data_args.eval_dataset is None:
+        return None
+    files = find_parquet_files(data_args.eval_dataset, split="validation")
+    rows = ParquetRows(files, {data_args.image_column: "image", data_args.eval_label_column: "label"})
+    return RetrievalEvaluation(rows, processor, compute=retrieval_metrics, batch_size=args.per_device_eval_batch_size)
+
+
+def retrieval_metrics(image_embeds: torch.Tensor, labels: list[Any]) -> dict[str, float]:
+    """Mean average precision with the query left out, in [0, 1]."""
+    import evaluate  # Of the extra `evaluate`, which training without evaluation does not need.
+
+    metric = evaluate.load(str(Path(__file__).parent / "metrics" / "retrieval_map"))
+    return {"retrieval_map": metric.compute(image_embeds=image_embeds, labels=labels)["mean_average_precision"]}
 
 
 if __name__ == "__main__":
