@@ -10,18 +10,19 @@ from modeling_mofi.entity_index import EntityAnswer, FoundEntity
 
 
 CSS = """
-.gradio-container {max-width: 1080px !important; margin: 0 auto !important}
+.gradio-container {max-width: 1080px !important; width: 100% !important; margin: 0 auto !important}
+.gradio-container main {width: 100%}
 .entities {display: flex; flex-direction: column; gap: 10px}
 .entity {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 12px 16px;
   background: var(--background-fill-primary)}
 .entity .head {display: flex; justify-content: space-between; align-items: baseline; gap: 12px}
 .entity .name {font-size: 1.15em; font-weight: 600}
 .entity a {color: var(--link-text-color); text-decoration: none; font-size: .85em}
-.entity .about {color: var(--body-text-color-subdued); font-size: .95em; margin: 2px 0 8px}
+.entity .about {opacity: .75; font-size: .95em; margin: 2px 0 8px}
 .entity .bar {height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden}
 .entity .bar div {height: 100%; border-radius: 3px; background: #2563eb}
 .entity.first .bar div {background: #16a34a}
-.entity .number {font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); font-size: .9em}
+.entity .number {font-variant-numeric: tabular-nums; opacity: .65; font-size: .9em}
 .unknown {border: 1px dashed #d97706; border-radius: 12px; padding: 12px 16px; color: #b45309}
 .alt-text {font-size: 1.2em; line-height: 1.6; margin-bottom: 12px}
 .alt-text mark {background: #fde68a; color: #1f2937; border-radius: 4px; padding: 1px 3px}

@@ -1,0 +1,96 @@
+"""The demo in a headless Chromium, tab by tab, on a tiny checkpoint and build; and what it refuses."""
+
+import shutil
+import threading
+
+import pytest
+import torch
+from PIL import Image
+from tiny import COLORS, make_tiny_config, make_tiny_processor, write_entities, write_i2e
+
+from modeling_mofi import MofiForPreTraining
+
+
+gr = pytest.importorskip("gradio")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A demo that knows four colours and shows 24 images."""
+    from app import Demo
+
+    root = tmp_path_factory.mktemp("demo")
+    torch.manual_seed(0)
+    MofiForPreTraining(make_tiny_config()).save_pretrained(root / "mofi")
+    make_tiny_processor().save_pretrained(root / "mofi")
+    write_entities(root / "mofi" / "entities.parquet")
+    return Demo(str(root / "mofi"), i2e=str(write_i2e(root / "i2e")))
+
+
+def save(image, path):
+    image.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+def test_image_of_any_mode_gets_entities_and_neighbours(demo, tmp_path, mode):
+    image = Image.new("L", (30, 20), 90) if mode == "I;16" else Image.new("RGB", (30, 20), COLORS[0])
+    name = "query.jpg" if mode == "CMYK" else "query.png"
+    html, nearest = demo.name_entities(save(image.convert(mode), tmp_path / name))
+    assert html.count('class="entity') == 4 and len(nearest) == 12
+
+
+def test_unreadable_upload_is_refused_with_a_message(demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(gr.Error, match="broken.png is no readable image"):
+        demo.name_entities(str(tmp_path / "broken.png"))
+
+
+def test_bomb_is_refused_with_a_message(demo, tmp_path):
+    path = save(Image.new("1", (8000, 7000)), tmp_path / "bomb.png")
+    with pytest.raises(gr.Error, match="8000 x 7000 pixels; too many"):
+        demo.name_entities(path)
+
+
+def test_two_users_at_once_get_their_own_answers(demo, tmp_path):
+    paths = [save(Image.new("RGB", (30, 20), color), tmp_path / f"{place}.png") for place, color in enumerate(COLORS)]
+    alone = [demo.name_entities(path)[0] for path in paths]
+    together = {}
+    threads = [
+        threading.Thread(target=lambda p=path: together.update({p: demo.name_entities(p)[0]})) for path in paths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[path] for path in paths] == alone and len(set(alone)) > 1
+
+
+def test_text_that_no_alt_text_contains_is_answered(demo):
+    with pytest.raises(gr.Error, match="No alt-text contains"):
+        demo.find_row("cathedral")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_every_tab_answers_a_click(demo, tmp_path):
+    pytest.importorskip("websockets")
+    from app import CSS, build_app
+    from browser import Browser
+
+    app = build_app(demo)
+    _, url, _ = app.queue().launch(prevent_thread_lock=True, quiet=True, css=CSS, max_file_size="20mb")
+    browser = Browser(CHROMIUM)
+    try:
+        browser.open(url)
+        query = save(Image.new("RGB", (30, 20), COLORS[2]), tmp_path / "query.png")
+        browser.upload("#query-image input[type=file]", query)
+        browser.wait_for("document.querySelectorAll('#entities .entity').length == 4")
+        browser.click_text("button[role=tab]", "Search by text")
+        browser.type("#query-text textarea, #query-text input", "a Red flag")
+        browser.wait_for("document.querySelectorAll('#found img').length >= 12")
+        browser.click_text("button[role=tab]", "Look at I2E")
+        browser.wait_for("document.querySelectorAll('#row-entities .tag.kept').length == 1")
+    finally:
+        browser.close()
+        app.close()
