@@ -17,7 +17,7 @@ from huggingface_hub.constants import HF_HOME
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, read_benchmarks
 from evaluation.draw_results import FoundImages, draw_bars
-from evaluation.encoders import load_encoder
+from evaluation.encoders import UnfitModelError, load_encoder
 from evaluation.entity_recognition import evaluate_entity_recognition
 from evaluation.gpr1200 import evaluate_gpr1200
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval
@@ -41,7 +41,6 @@ TASKS = {
     "image_text_retrieval": evaluate_image_text_retrieval,
     "entity_recognition": evaluate_entity_recognition,
 }
-NEEDS_TEXT_TOWER = {"zero_shot", "image_text_retrieval"}
 WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
 
 
@@ -112,15 +111,18 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
         )
         embedder = Embedder(encoder, Path(args.cache_dir).expanduser(), args.batch_size, args.num_workers)
         for name, benchmark in benchmarks.items():
-            if benchmark.task in NEEDS_TEXT_TOWER and not encoder.has_text_tower:
-                logger.warning("%s has no text tower and is left out of %s", model, name)
-                continue
             query, gallery = opened[name]
-            scores = TASKS[benchmark.task](benchmark, embedder, query=query, gallery=gallery)
+            try:
+                scores = TASKS[benchmark.task](benchmark, embedder, query=query, gallery=gallery)
+            except UnfitModelError as error:
+                logger.warning("%s leaves out %s: %s", name, model, error)
+                continue
             results.append(summarize(args, name, benchmark, model, query, scores))
             save_results(args, benchmarks, results)
             if args.figure or args.figures:
                 found[name][model] = scores
+    if not results:
+        raise ValueError("No model has what the tasks need.")
     draw_figures(args, benchmarks, opened, found, results)
     return results
 

@@ -20,7 +20,8 @@ def write_record(path: Path, measured: dict[str, Any]) -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hardware": hardware(),
         "commit": commit,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        # Where somebody keeps a checkout is nobody else's concern.
+        "command": " ".join(Path(arg).name if Path(arg).is_absolute() else arg for arg in sys.argv),
         "versions": {"python": platform.python_version(), **installed_versions()},
         **measured,
     }

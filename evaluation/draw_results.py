@@ -10,7 +10,7 @@ from evaluation.benchmark import Benchmark, Scores
 from evaluation.figures import Pictures, bar_chart, choose_queries, embedding_map, retrieval_sheet
 from evaluation.gpr1200 import CATEGORIES_PER_DOMAIN, DOMAINS
 from evaluation.labelled_images import LabelledImages
-from evaluation.results import Result, Value
+from evaluation.results import Result, Value, shared_metric
 
 
 @dataclass
@@ -95,12 +95,13 @@ def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -
 
 
 def draw_bars(path: Path, results: list[Result]) -> None:
-    """Bars per metric of one benchmark, or per benchmark of several by their first metric; models side by side."""
+    """Bars per metric of one benchmark, or per benchmark of several by the first metric that the models share."""
     benchmarks = list(dict.fromkeys(result.benchmark for result in results))
     bars: dict[str, dict[str, Value]] = {}
+    metrics = {name: shared_metric([r for r in results if r.benchmark == name]) for name in benchmarks}
     for result in results:
-        values = result.values
+        values, metric = result.values, metrics[result.benchmark]
         if len(benchmarks) > 1:
-            values = {result.benchmark: next(iter(values.values()))}
+            values = {f"{result.benchmark}: {metric}": values[metric]} if metric else {}
         bars.setdefault(result.model, {}).update(values)
     bar_chart(path, bars, title=benchmarks[0] if len(benchmarks) == 1 else None)

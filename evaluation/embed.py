@@ -93,7 +93,8 @@ def embed_parts(
         pin_memory=encoder.device.type == "cuda",
     )
     stops, done = {part.stop: part for part in parts}, []
-    with tqdm(total=num_rows, desc=f"{encoder.name} embeds {images.name}", unit="image", delay=5) as progress:
+    title = f"{encoder.name} embeds {images.name}"
+    with tqdm(total=num_rows, desc=title, unit="image", delay=5, mininterval=2) as progress:
         for rows, batch in zip(batches, loader, strict=True):
             features = encoder.embed_images(batch["pixel_values"]) if batch["rows"] else None
             done.append({**batch, "features": features, "pixel_values": None})

@@ -20,10 +20,11 @@ def embed_texts(encoder: Encoder, texts: list[str], *, batch_size: int = 256, ca
     """fp32 features of shape (len(texts), D), not normalised, on the encoder's device.
 
     Raises:
-        ValueError: If the model has no text tower, or a feature is not finite; the message names the texts.
+        UnfitModelError: If the model has no text tower.
+        ValueError: If a feature is not finite; the message names the text.
     """
     parts = []
-    with tqdm(total=len(texts), desc=f"{encoder.name} embeds texts", unit="text", delay=5) as progress:
+    with tqdm(total=len(texts), desc=f"{encoder.name} embeds texts", unit="text", delay=5, mininterval=2) as progress:
         for start in range(0, len(texts), TEXTS_PER_PART):
             part = texts[start : start + TEXTS_PER_PART]
             parts.append(embed_part(encoder, part, batch_size=batch_size, cache_dir=cache_dir))

@@ -23,6 +23,10 @@ SETTINGS = {
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
 
 
+class UnfitModelError(ValueError):
+    """A model lacks what a task needs; it is left out of this task."""
+
+
 class Encoder(Protocol):
     """What the tasks need of a model: prepared images in, one row of features per image out."""
 
@@ -36,7 +40,7 @@ class Encoder(Protocol):
         """fp32 features of shape (B, D), not normalised."""
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """fp32 features of shape (B, D), not normalised; a ValueError if the model has no text tower."""
+        """fp32 features of shape (B, D), not normalised; UnfitModelError without a text tower."""
 
 
 def load_encoder(
@@ -154,7 +158,7 @@ class TransformersEncoder:
     @torch.inference_mode()
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         if not self.has_text_tower:
-            raise ValueError(f"{self.name} has no text tower; leave it out of tasks with texts.")
+            raise UnfitModelError(f"{self.name} has no text tower.")
         if self.tokenizer is None:
             self.tokenizer = load_tokenizer(self.name, self.revision)
         padding = TEXT_PADDING.get(self.model.config.model_type, True)
@@ -209,4 +213,4 @@ class PixelEncoder:
         return pixel_values.to(self.device).float() / 255
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        raise ValueError("pixels has no text tower; leave it out of tasks with texts.")
+        raise UnfitModelError("pixels has no text tower.")

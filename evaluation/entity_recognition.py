@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.encoders import UnfitModelError
 from evaluation.labelled_images import LabelledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
 from modeling_mofi.pretraining_mofi import HEAD_NAME
@@ -56,7 +57,7 @@ def evaluate_entity_recognition(
         text_embeds = F.normalize(embedder.embed_texts(seen.texts), dim=1)
     ways = recognize(image_embeds, labels, seen.entity_ids, read_head(folder, len(seen.entity_ids)), text_embeds)
     if not ways:
-        raise ValueError(f"{embedder.encoder.name} has neither an entity head nor a text tower to name entities with.")
+        raise UnfitModelError(f"{embedder.encoder.name} has neither an entity head nor a text tower.")
     scores = scores_by_band(ways, labels, seen)
     unseen = unseen_entities(benchmark.knowledge_base, set(labels) - set(seen.entity_ids))
     if unseen and text_embeds is not None:
@@ -157,7 +158,7 @@ def read_head(folder: Path, num_entities: int) -> torch.Tensor | None:
     """
     saved = num_saved_rows(folder, name=HEAD_NAME)
     if saved is None:
-        logger.warning("%s has no entity head; only its text tower names entities", folder)
+        logger.warning("%s has no entity head", folder)
         return None
     if saved != num_entities:
         raise ValueError(

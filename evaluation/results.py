@@ -151,7 +151,7 @@ def markdown_tables(results: list[Result], published: Published | None = None) -
         others = {row: numbers[benchmark] for row, numbers in (published or {}).items() if benchmark in numbers}
         tables.append(benchmark_table(benchmark, rows, others))
     for task, rows in by_task.items():
-        if len({row.benchmark for row in rows}) > 1:
+        if len({row.benchmark for row in rows}) > 1 and shared_metric(rows):
             tables.append(means_table(task, rows))
     return "\n\n".join(tables)
 
@@ -170,14 +170,20 @@ def benchmark_table(benchmark: str, rows: list[Result], others: dict[str, dict[s
 
 
 def means_table(task: str, rows: list[Result]) -> str:
-    """The mean over a task's benchmarks of their first metric, for models that ran on all of them."""
+    """The mean over a task's benchmarks of the first metric they share, for models that ran on all of them."""
     benchmarks = {row.benchmark for row in rows}
-    lines = [f"| {task} | mean of {len(benchmarks)} benchmarks |", "|:--|--:|"]
+    metric = shared_metric(rows)
+    lines = [f"| {task} | {metric}, mean of {len(benchmarks)} benchmarks |", "|:--|--:|"]
     for model in dict.fromkeys(row.model for row in rows):
-        values = [next(iter(row.values.values())).value for row in rows if row.model == model]
+        values = [row.values[metric].value for row in rows if row.model == model]
         if len(values) == len(benchmarks):
             lines.append(f"| {model} | {np.mean(values):.4f} |")
     return "\n".join(lines)
+
+
+def shared_metric(results: list[Result]) -> str | None:
+    """The first metric that all of the results have; models are compared on the same one only."""
+    return next((metric for metric in results[0].values if all(metric in r.values for r in results)), None)
 
 
 def cell(value: Value | None, *, is_best: bool, best: float) -> str:

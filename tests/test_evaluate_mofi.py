@@ -103,9 +103,12 @@ def test_published_numbers_stand_beside_ours(run, tmp_path):
     assert "published" in json.loads((tmp_path / "results.json").read_text())
 
 
-def test_a_model_without_a_text_tower_is_left_out_of_tasks_with_texts(run, colors_file, caplog):  # noqa: F811
-    assert run("--model", "pixels", "--data", colors_file, "--label_column", "color", "--task", "zero_shot") == []
-    assert "pixels has no text tower and is left out of" in caplog.text
+def test_a_model_is_left_out_of_a_task_that_it_cannot_do(run, colors_file, clip_folder, caplog):  # noqa: F811
+    arguments = "--data", colors_file, "--label_column", "color", "--task", "zero_shot"
+    assert [result.model for result in run("--model", "pixels", f"clip={clip_folder}", *arguments)] == ["clip"]
+    assert "leaves out pixels: pixels has no text tower" in caplog.text
+    with pytest.raises(ValueError, match="No model has what the tasks need"):
+        run("--model", "pixels", *arguments)
 
 
 def test_results_so_far_survive_a_failure(run, tmp_path, colors_file):  # noqa: F811

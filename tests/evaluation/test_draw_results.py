@@ -35,4 +35,4 @@ def test_bars_of_several_benchmarks_show_their_first_metric(monkeypatch, tmp_pat
     monkeypatch.setattr("evaluation.draw_results.bar_chart", lambda path, bars, title: drawn.update(bars))
     values = {"mAP": Value(0.5), "1-NN": Value(0.9)}
     draw_bars(tmp_path / "x.png", [Result(name, "retrieval", "data", "a", values) for name in ("one", "two")])
-    assert drawn == {"a": {"one": Value(0.5), "two": Value(0.5)}}
+    assert drawn == {"a": {"one: mAP": Value(0.5), "two: mAP": Value(0.5)}}

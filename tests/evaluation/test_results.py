@@ -46,7 +46,7 @@ def test_the_table_marks_the_best_and_shows_published_numbers():
 def test_several_benchmarks_of_a_task_get_their_mean():
     results = [result("a", "one", mAP=0.25), result("a", "two", mAP=0.75), result("b", "one", mAP=0.5)]
     assert markdown_tables(results).splitlines()[-3:] == [
-        "| retrieval | mean of 2 benchmarks |",
+        "| retrieval | mAP, mean of 2 benchmarks |",
         "|:--|--:|",
         "| a | 0.5000 |",
     ]
@@ -71,3 +71,12 @@ def test_the_metadata_is_that_of_a_model_card():
     assert first["dataset"] == {"name": "test", "type": "owner/data"}
     assert first["metrics"] == [{"type": "mAP", "value": 0.5}]
     assert second["task"] == {"type": "zero-shot-image-classification", "name": "zero_shot"}
+
+
+def test_models_are_averaged_over_the_same_metric():
+    results = [
+        Result(name, "entity_recognition", "data", model, {metric: Value(0.5) for metric in metrics})
+        for name in ("one", "two")
+        for model, metrics in {"mofi": ["head top-1", "text top-1"], "clip": ["text top-1"]}.items()
+    ]
+    assert "| entity_recognition | text top-1, mean of 2 benchmarks |" in markdown_tables(results)
