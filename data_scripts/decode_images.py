@@ -65,9 +65,9 @@ def decode_image(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:
     """
     image = open_image(data)
     source = image.format, image.mode, image.size
-    is_turned = image.getexif().get(0x0112, 1) != 1
     is_animated = getattr(image, "is_animated", False)
     pixels = decode_pixels(image, image_size=image_size)
+    is_turned = image.getexif().get(0x0112, 1) != 1
     is_same = source[1:] == ("RGB", pixels.size) and not is_turned and not is_animated
     if is_same and source[0] in KEPT_FORMATS:
         return pixels, data
