@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1] / "demo"), str(HERE)]  # The latter for `browser`.
