@@ -81,7 +81,7 @@ GREY = np.full((8, 8), 100, dtype=np.uint8)
         Image.fromarray(GREY).convert("YCbCr"),
         Image.merge("CMYK", [Image.new("L", (8, 8), value) for value in (155, 155, 155, 0)]),
     ],
-    ids="L LA P RGB RGBA I;16 I-16bit I-8bit F-255 F-1 YCbCr CMYK".split(),
+    ids=["L", "LA", "P", "RGB", "RGBA", "I;16", "I-16bit", "I-8bit", "F-255", "F-1", "YCbCr", "CMYK"],
 )
 def test_same_grey_comes_out_of_every_mode(image):
     np.testing.assert_allclose(plain(image), np.full((3, 8, 8), 100.0), atol=3)

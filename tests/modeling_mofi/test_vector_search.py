@@ -15,12 +15,13 @@ def expected(queries, vectors, k):
     return (queries @ vectors.T).sort(dim=1, descending=True).values[:, :k]
 
 
+@pytest.mark.parametrize("num_queries", [1, 7, 40])
 @pytest.mark.parametrize("use_faiss", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3)])
-def test_search_finds_the_largest_inner_products(use_faiss, dtype, tolerance):
+def test_search_finds_the_largest_inner_products(num_queries, use_faiss, dtype, tolerance):
     if use_faiss:
         pytest.importorskip("faiss")
-    vectors, queries = unit_rows(500, 32, seed=0), unit_rows(7, 32, seed=1)
+    vectors, queries = unit_rows(500, 32, seed=0), unit_rows(num_queries, 32, seed=1)
     values, rows = VectorSearch(vectors.to(dtype), use_faiss=use_faiss).top_k(queries, k=9)
     torch.testing.assert_close(values, expected(queries, vectors, 9), rtol=0, atol=tolerance)
     torch.testing.assert_close((queries[:, None] * vectors[rows]).sum(-1), values, rtol=0, atol=tolerance)
