@@ -11,9 +11,11 @@ EXTRAS = {
         "huggingface_hub>=1.0",
         "marisa-trie>=1.2",
         "numpy",
+        "pillow",
         "pyarrow>=21",
         "pyyaml",
         "spacy>=3.8",
+        "tqdm",
     ],
     "train": ["accelerate>=1.10", "datasets>=5.0", "numpy", "pyyaml", "tensorboard"],
     "evaluate": [
@@ -39,6 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=["modeling_mofi", "data_scripts"],
+    package_data={"data_scripts": ["report.css"]},
     # transformers 5.20 is the first with `sub_configs_defaults`, which MofiConfig relies on.
     install_requires=["torch>=2.5", "transformers>=5.20", "pillow", "safetensors>=0.4.3"],
     extras_require=EXTRAS,
