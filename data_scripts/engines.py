@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -147,8 +147,8 @@ class Engine:
                 "--batch_size and run again; finished shards stay."
             ) from None
         finally:
-            for future in futures:
-                future.cancel()
+            # What waits is given up; what is at work is finished and committed, so that an error loses nothing.
+            wait([future for future in futures if not future.cancel()])
 
 
 def run_phase(phase: Phase, shards: Sequence[Shard], *, engine: Engine) -> None:
