@@ -27,9 +27,11 @@ EXTRAS = {
         "pyyaml",
         "scikit-learn",
     ],
-    "demo": ["gradio>=5"],
+    "demo": ["gradio>=6", "pyarrow>=21"],
+    "index": ["faiss-cpu>=1.9", "pyarrow>=21"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "ray": ["ray[data]>=2.50"],
-    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "websockets>=13"],
 }
 
 setup(
@@ -42,6 +44,8 @@ setup(
     python_requires=">=3.10",
     packages=["modeling_mofi", "data_scripts"],
     package_data={"data_scripts": ["report.css"]},
+    # The template that publishing fills.
+    data_files=[("share/mofi", ["model_card.md"])],
     # transformers 5.20 is the first with `sub_configs_defaults`, which MofiConfig relies on.
     install_requires=["torch>=2.5", "transformers>=5.20", "pillow", "safetensors>=0.4.3"],
     extras_require=EXTRAS,
