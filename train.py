@@ -35,9 +35,26 @@ from modeling_mofi.training_data_mofi import WINDOW_ROWS, MofiDataCollator, Posi
 
 logger = logging.getLogger("train")
 
-# Keys that may change between the start of a run and its continuation.
-VOLATILE_KEYS = ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint", "report_to", "run_name")
-VOLATILE_PREFIXES = ("logging", "save", "hub", "push", "dataloader_num", "disable", "log_", "project", "trackio")
+# Keys that may change between the start of a run and its continuation: they say how long, where and how fast it runs,
+# on how many processes (at a fixed global batch), and what it reports.
+VOLATILE_KEYS = ("output_dir", "num_train_epochs", "max_steps", "report_to", "run_name", "keep_decoded", "use_cpu")
+VOLATILE_PREFIXES = (
+    *(
+        "logging",
+        "log_",
+        "save",
+        "eval",
+        "hub",
+        "push",
+        "project",
+        "trackio",
+        "disable",
+        "resume",
+        "load_best",
+        "metric",
+    ),
+    *("per_device", "dataloader_num", "ddp", "fsdp", "torch_compile", "gradient_cache", "gradient_checkpointing"),
+)
 
 
 @dataclass
@@ -72,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     processor = load_processor(model_args)
     model = build_model(model_args, processor, args, num_entities=0 if entities is None else len(entities))
     checkpoint = args.resume_from_checkpoint or find_checkpoint(args)
-    if checkpoint is None and model.entity_head is not None:
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    elif model.entity_head is not None:
         from_texts = model_args.entity_init == "text"
         model.to(args.device)
         initialize_rows(model, entities, processor, init_from=model_args.init_from, from_texts=from_texts)
@@ -105,8 +124,11 @@ def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> N
         for key, value in json.loads(json.dumps(recipe, default=str)).items()
         if key not in VOLATILE_KEYS and not key.startswith(VOLATILE_PREFIXES)
     }
+    recipe["global_batch_size"] = args.train_batch_size * args.world_size
     path = Path(args.output_dir) / "recipe.json"
-    noted = read_json(path) or {}
+    has_begun = find_checkpoint(args) is not None or (path.parent / "train_results.json").is_file()
+    noted = read_json(path) if has_begun else None
+    noted = noted or {}
     changed = {key for key in recipe if key in noted and noted[key] != recipe[key]}
     if changed:
         changes = "; ".join(f"{key} was {noted[key]!r}, is {recipe[key]!r}" for key in sorted(changed))
@@ -128,8 +150,6 @@ def is_trained(args: MofiTrainingArguments) -> bool:
 
 def find_checkpoint(args: MofiTrainingArguments) -> str | None:
     checkpoint = last_complete_checkpoint(args.output_dir)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
     return str(checkpoint) if checkpoint is not None else None
 
 

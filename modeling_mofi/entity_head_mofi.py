@@ -120,18 +120,28 @@ class MofiEntityHead(nn.Module):
         offsets = torch.rand(count, generator=generator, dtype=torch.float64) * (edges[1:] - edges[:-1])
         return edges[:-1] + offsets.long()
 
+    def planned_bytes(self, *, batch_size: int) -> tuple[int, int]:
+        """Bytes that the head holds, and that a step with N = `batch_size` global rows adds at its peak."""
+        row = self.weight.shape[1] * 4
+        held = 3 * len(self.weight) * row  # Rows and two moments.
+        num_rows = self.num_step_rows(batch_size=batch_size)
+        # Looked-up rows, unit rows, their gradients, and what the update makes of the latter.
+        step = 6 * num_rows * row + 2 * 4 * min(MAX_LOGITS, batch_size * num_rows) + 3 * batch_size * row
+        return held, step
+
+    def num_step_rows(self, *, batch_size: int) -> int:
+        """Rows S of this process that a step with N = `batch_size` global rows uses at most."""
+        if self.num_sampled_entities is None:
+            return len(self.weight)
+        return min(len(self.weight), self.num_sampled_entities // process_place()[1] + 1 + batch_size)
+
     def memory_plan(self, *, batch_size: int) -> str:
         """Says in one line what the head holds and what a step with N = `batch_size` global rows adds, in MB."""
         num_rows, dim = self.weight.shape
-        num_processes = process_place()[1]
-        sampled = num_rows
-        if self.num_sampled_entities is not None:
-            sampled = min(num_rows, self.num_sampled_entities // num_processes + batch_size)
-        held = 3 * num_rows * dim * 4  # Rows and two moments.
-        step = 6 * sampled * dim * 4 + 2 * min(MAX_LOGITS, batch_size * sampled) * 4 + 3 * batch_size * dim * 4
+        held, step = (size / 2**20 for size in self.planned_bytes(batch_size=batch_size))
         return (
-            f"entity head: {self.num_entities:,} entities, {num_rows:,} rows x {dim} on this process; "
-            f"{held / 2**20:,.1f} MB rows and moments, {step / 2**20:,.1f} MB per step over {sampled:,} rows"
+            f"entity head: {self.num_entities:,} entities, {num_rows:,} rows x {dim} on this process; {held:,.1f} MB "
+            f"rows and moments, {step:,.1f} MB per step over {self.num_step_rows(batch_size=batch_size):,} rows"
         )
 
     def extra_repr(self) -> str:

@@ -53,9 +53,9 @@ class EntityTable:
                 self._refuse(f"{file} is of build {build_id.decode()}, {self.path} of {self.build_id.decode()}.")
         for row, _ in zip(rows, range(NUM_CHECKED_ROWS), strict=False):
             for entity, label in zip(row["entities"] or (), row["entity_labels"] or (), strict=True):
-                known = self[label]["entity_id"] if 0 <= label < len(self) else "none"
-                if entity["entity_id"] != known:
-                    self._refuse(f"entity_label {label} is {known} in {self.path}, but a row has {entity} there.")
+                known, found = self[label]["entity_id"] if 0 <= label < len(self) else "none", entity["entity_id"]
+                if found != known:
+                    self._refuse(f"entity_label {label} is {known} in {self.path}, but a row has {found} there.")
 
     @staticmethod
     def _refuse(reason: str) -> None:

@@ -1,8 +1,10 @@
 """One optimizer out of two: any dense one for the towers, a row-sparse Adam for the entity head."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 
 class TowersAndHeadOptimizer(torch.optim.Optimizer):
@@ -33,3 +35,21 @@ class TowersAndHeadOptimizer(torch.optim.Optimizer):
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> torch.Tensor:
+    """Scales gradients down to a joint norm of at most `max_norm`; some may be sharded, some not.
+
+    Returns:
+        The norm before, over all shards.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    sharded = [parameter for parameter in parameters if hasattr(parameter.grad, "full_tensor")]
+    if not sharded:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    plain = [parameter for parameter in parameters if not hasattr(parameter.grad, "full_tensor")]
+    norms = [nn.utils.get_total_norm([parameter.grad for parameter in group]) for group in (sharded, plain) if group]
+    norm = torch.stack([norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]).norm()
+    for group in (sharded, plain):
+        nn.utils.clip_grads_with_norm_(group, max_norm, norm)
+    return norm

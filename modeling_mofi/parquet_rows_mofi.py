@@ -109,7 +109,9 @@ def find_parquet_files(dataset: str, *, split: str) -> list[str]:
         raise ValueError(f"dataset {dataset} {place} ({type(error).__name__}: {error}).") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:
-        raise ValueError(f"dataset {dataset} has no split {split!r}; its splits are {', '.join(data_files)}.")
+        raise ValueError(
+            f"dataset {dataset} has no split {split!r}; its splits are {', '.join(map(str, data_files))}."
+        )
     files = sorted(str(file) for file in data_files[split])
     if not all(file.endswith(".parquet") for file in files):
         raise ValueError(

@@ -39,7 +39,8 @@ def parse_recipe(
     recipe: dict[str, Any] = {}
     while argv and not argv[0].startswith("-"):
         recipe |= read_recipe(argv.pop(0), parser)
-    parser.set_defaults(**{key: None for key, value in recipe.items() if value is None})
+    # What no flag can say.
+    parser.set_defaults(**{key: value for key, value in recipe.items() if value is None or value == []})
     namespace = parser.parse_args([*recipe_as_flags(recipe), *argv])
     values = vars(namespace)
     return tuple(
@@ -65,11 +66,13 @@ def read_recipe(path: str, parser: HfArgumentParser) -> dict[str, Any]:
 
 
 def recipe_as_flags(recipe: dict[str, Any]) -> list[str]:
-    """Turns `{"a": 1, "b": [2, 3], "c": {"d": 4}}` into `--a=1 --b 2 3 --c={"d": 4}`; null values are left out."""
+    """Turns `{"a": 1, "b": [2, 3], "c": {"d": 4}}` into `--a=1 --b 2 3 --c={"d": 4}`; leaves out null and `[]`."""
     flags: list[str] = []
     for key, value in recipe.items():
+        if value is None or value == []:
+            continue
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
-        elif value is not None:
+        else:
             flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags

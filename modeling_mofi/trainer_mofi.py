@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .gradient_cache_mofi import cached_backward
-from .optimizer_mofi import TowersAndHeadOptimizer
+from .optimizer_mofi import TowersAndHeadOptimizer, clip_gradients
 from .patch_dropout_mofi import draw_patches, shrink_images, value_at
 from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
 from .processes_mofi import all_reduce
@@ -50,13 +50,24 @@ class MofiTrainer(ResumableTrainer):
         self.evaluate_model = evaluate_model
         self.training_log = TrainingLog()
         self._skips_step = False
-        if args.compiles_towers:
-            model.mofi.vision_model.compile()
-            model.mofi.text_model.compile()
-        if self.is_fsdp_enabled and model.entity_head is not None:
-            # Every process owns other rows of it.
-            self.accelerator.state.fsdp_plugin.ignored_modules = [model.entity_head]
+        if args.tower_compilation is not None:
+            model.mofi.vision_model.compile(**args.tower_compilation)
+            model.mofi.text_model.compile(**args.tower_compilation)
+        if self.is_fsdp_enabled:
+            self._exempt_from_sharding(model)
         self._announce(model)
+
+    def _exempt_from_sharding(self, model: MofiForPreTraining) -> None:
+        """Keeps from FSDP the head, of which every process owns other rows, and `logit_scale`, a scalar."""
+        scale, head = model.mofi.logit_scale, model.entity_head
+        exempt = [nn.ParameterList([scale]), *([] if head is None else [head])]
+        self.accelerator.state.fsdp_plugin.ignored_modules = exempt
+
+        def average(parameter: nn.Parameter) -> None:
+            if self.accelerator.sync_gradients:
+                all_reduce(parameter.grad, "SUM").div_(self.args.world_size)
+
+        scale.register_post_accumulate_grad_hook(average)
 
     def _announce(self, model: MofiForPreTraining) -> None:
         batch_size = self.args.train_batch_size * self.args.world_size
@@ -170,6 +181,11 @@ class MofiTrainer(ResumableTrainer):
             return self.optimizer
         own_model = self.pretraining_model
         super().create_optimizer(own_model.mofi)
+        scale = own_model.mofi.logit_scale
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter is not scale]
+        # In a group of its own: FSDP shards the others, and a group must be all one or all the other.
+        self.optimizer.add_param_group({"params": [scale], "weight_decay": 0.0})
         head = own_model.entity_head
         if head is not None and head.weight.requires_grad:
             rate = self.args.entity_learning_rate
@@ -183,8 +199,7 @@ class MofiTrainer(ResumableTrainer):
     def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None) -> torch.Tensor:
         # Rows of the head have gradients of their own scale, spread over processes: they are not clipped.
         max_norm = self.args.max_grad_norm if max_norm is None else max_norm
-        norm = nn.utils.clip_grad_norm_(self.pretraining_model.mofi.parameters(), max_norm)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # Sharded towers have a sharded norm.
+        return clip_gradients(self.pretraining_model.mofi.parameters(), max_norm=max_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """Checks every gradient, and removes them all where the step is to be skipped."""

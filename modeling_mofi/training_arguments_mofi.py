@@ -65,12 +65,18 @@ class MofiTrainingArguments(TrainingArguments):
         self.augmentation = parse_json_field("augmentation", self.augmentation)
         for name in ("image_size_schedule", "patch_dropout_schedule"):
             setattr(self, name, parse_schedule(name, getattr(self, name)))
-        # The Trainer would compile the head and its communication too; MofiTrainer compiles the towers.
-        self.compiles_towers, self.torch_compile = self.torch_compile, False
+        self._take_compilation()
         super().__post_init__()
         self._check_choices()
         # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
         self.average_tokens_across_devices = False
+
+    def _take_compilation(self) -> None:
+        # The Trainer would compile the head and its communication too; MofiTrainer compiles the towers.
+        backend, mode = self.torch_compile_backend, self.torch_compile_mode
+        wanted = self.torch_compile or backend is not None or mode is not None
+        self.tower_compilation = {"backend": backend or "inductor", "mode": mode} if wanted else None
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
 
     def _check_choices(self) -> None:
         if self.recipe not in RECIPES:

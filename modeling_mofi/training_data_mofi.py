@@ -189,9 +189,6 @@ class MofiDataCollator:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
         batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
         batch["num_unreadable"] = torch.tensor(sum(row.get("num_unreadable", 0) for row in rows))
-        if self.num_patches:
-            noise = np.stack([generator.random(self.num_patches, dtype=np.float32) for generator in generators])
-            batch["patch_noise"] = torch.from_numpy(noise)
         labels = [self._draw_label(row, generator) for row, generator in zip(rows, generators, strict=True)]
         if self.entities is not None:
             batch["entity_labels"] = torch.tensor(labels)
@@ -199,6 +196,9 @@ class MofiDataCollator:
             drawn = zip(rows, labels, generators, strict=True)
             texts = [self._draw_text(row, label, generator) for row, label, generator in drawn]
             batch |= self.processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        if self.num_patches:  # Drawn last, so that patch dropout changes nothing else.
+            noise = np.stack([generator.random(self.num_patches, dtype=np.float32) for generator in generators])
+            batch["patch_noise"] = torch.from_numpy(noise)
         return batch
 
     def _pixel_values(self, images: list[Image.Image], generators: list[np.random.Generator]) -> torch.Tensor:
