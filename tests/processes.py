@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 240
 ROOT = Path(__file__).parent.parent
 PRELOADED = ["train", "processes"]  # `train` imports torch, transformers, datasets and the package.
 
@@ -58,6 +58,7 @@ def run_processes(function: Callable[..., Any], num_processes: int, *args: Any) 
 
 def _call(file: str, name: str, args: tuple[Any, ...], environment: dict[str, Any], sender: Any) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # As in a process that no server forked.
     try:
         if environment["WORLD_SIZE"] > 1:
             os.environ.update({key: str(value) for key, value in environment.items()})
@@ -66,7 +67,7 @@ def _call(file: str, name: str, args: tuple[Any, ...], environment: dict[str, An
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sender.send((True, getattr(module, name)(*args)))
-    except Exception:
+    except (Exception, SystemExit):
         sender.send((False, traceback.format_exc()))
     finally:
         if torch.distributed.is_initialized():

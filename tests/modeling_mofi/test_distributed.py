@@ -1,5 +1,6 @@
 """One, two and three processes over gloo at the same global batch: same losses, gradients, rows and moments."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modeling_mofi import MofiForPreTraining
 from modeling_mofi.checkpoint_mofi import load_optimizer, save_optimizer
+from modeling_mofi.gradient_cache_mofi import cached_backward, split_batch
 from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
 from modeling_mofi.processes_mofi import process_place
 
@@ -55,8 +57,41 @@ def losses_and_gradients(config, counts):
     return (losses / len(counts)).tolist(), gradients
 
 
+def cached_losses_and_gradients(config, counts, *, chunk_size, seed=0):
+    """As `losses_and_gradients`, with the towers run by chunks, and with dropout if the configuration has it."""
+    model = make_model(config).train()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if len(counts) > 1 else model
+    batch, found = own_share(global_batch(config), counts), []
+    labels = batch.pop("entity_labels")
+
+    def compute_loss(embeds):
+        outputs = model.losses(
+            embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, entity_labels=labels
+        )
+        found.append(torch.stack([outputs.contrastive_loss, outputs.entity_loss]).detach())
+        return outputs.loss
+
+    no_sync = wrapped.no_sync if len(counts) > 1 else nullcontext
+    torch.manual_seed(seed)
+    cached_backward(
+        wrapped,
+        batch,
+        chunk_size=chunk_size,
+        compute_loss=compute_loss,
+        backward=torch.Tensor.backward,
+        no_sync=no_sync,
+    )
+    if len(counts) > 1:
+        torch.distributed.all_reduce(found[0])
+    gradients = {name: parameter.grad.to_dense().numpy() for name, parameter in model.named_parameters()}
+    return (found[0] / len(counts)).tolist(), gradients
+
+
 def compare_losses(config):
-    return [losses_and_gradients(config, counts) for counts in SHARES[process_place()[1]]]
+    """Results for each share of rows, and for the first of them in chunks of the batch."""
+    shares = SHARES[process_place()[1]]
+    results = [losses_and_gradients(config, counts) for counts in shares]
+    return [*results, cached_losses_and_gradients(config, shares[0], chunk_size=4)]
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +104,18 @@ def results():
     return found
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
-@pytest.mark.parametrize("share", [0, 1], ids=["even", "uneven"])
+CASES = [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (1, 1)]
+NAMES = ["2-even", "2-uneven", "2-cached", "3-even", "3-uneven", "3-cached", "1-cached"]
+
+
+@pytest.mark.parametrize(("num_processes", "share"), CASES, ids=NAMES)
 def test_processes_give_the_losses_of_one(results, num_processes, share):
     expected, _ = results[1][0][0]
     for losses, _ in results[num_processes][share]:
         assert losses == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
-@pytest.mark.parametrize("share", [0, 1], ids=["even", "uneven"])
+@pytest.mark.parametrize(("num_processes", "share"), CASES, ids=NAMES)
 def test_processes_give_the_gradient_of_one(results, num_processes, share):
     _, expected = results[1][0][0]
     by_rank = [gradients for _, gradients in results[num_processes][share]]
@@ -88,9 +125,27 @@ def test_processes_give_the_gradient_of_one(results, num_processes, share):
             found = [torch.cat([torch.from_numpy(gradients[name]) for gradients in by_rank])]
         else:
             found = [torch.from_numpy(gradients[name]) for gradients in by_rank]
-        for other in found:
-            # Weights that softmax makes irrelevant, such as the keys' bias, have a gradient of rounding errors.
-            assert (other - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+        assert all(close(other, gradient) for other in found), name
+
+
+def close(gradient, expected):
+    # Weights that softmax makes irrelevant, such as the keys' bias, have a gradient of rounding errors.
+    return (gradient - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+
+
+def test_gradient_caching_repeats_dropout():
+    config = make_tiny_config()
+    config.vision_config.attention_dropout = config.text_config.attention_dropout = 0.5
+    torch.manual_seed(3)
+    batch, model = global_batch(config), make_model(config).train()
+    labels = batch.pop("entity_labels")
+    torch.manual_seed(3)
+    outputs = [model(**chunk, return_loss=False) for chunk in split_batch(batch, 4)]  # Each with its own dropout.
+    embeds = [torch.cat([output[name] for output in outputs]) for name in ("image_embeds", "text_embeds")]
+    model.losses(*embeds, logit_scale=outputs[0].logit_scale, entity_labels=labels).loss.backward()
+    _, gradients = cached_losses_and_gradients(config, [12], chunk_size=4, seed=3)
+    for name, parameter in model.named_parameters():
+        assert close(torch.from_numpy(gradients[name]), parameter.grad.to_dense()), name
 
 
 def train_and_save(config, folder):

@@ -115,7 +115,7 @@ def test_initial_rows_are_unit_vectors_that_depend_on_the_seed_only():
 def test_memory_plan_states_rows_and_their_megabytes():
     plan = MofiEntityHead(8192, 128, num_sampled_entities=1000).memory_plan(batch_size=24)
     assert "8,192 entities, 8,192 rows x 128 on this process; 12.0 MB rows and moments" in plan
-    assert "over 1,024 rows" in plan
+    assert "over 1,025 rows" in plan
 
 
 def test_sampling_nothing_is_refused():

@@ -1,0 +1,136 @@
+"""Settings of a run: frozen parts, cheaper steps, cached gradients, evaluation, sharded and compiled towers."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import train_runs
+from processes import run_processes
+from tiny import make_tiny_processor, write_i2e
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_tiny_processor().save_pretrained(folder / "processor")
+    write_i2e(folder / "i2e")
+    table = pq.read_table(folder / "i2e" / "data" / "train-00000-of-00002.parquet")
+    labels = [row[0] for row in table["entity_labels"].to_pylist()]
+    pq.write_table(table.append_column("label", [labels]), folder / "labelled.parquet")
+    return folder
+
+
+@pytest.fixture
+def start(data, tmp_path):
+    """Runs two steps of the tiny recipe with changes in new processes; returns the folder and the losses by step."""
+
+    def start(name="run", processes=1, **changes):
+        folder = tmp_path / name
+        defaults = {"dataset": str(data / "i2e"), "tokenizer_name": str(data / "processor"), "max_steps": 2}
+        folder.mkdir(exist_ok=True)
+        recipe = train_runs.write_recipe(folder, **{**defaults, "save_steps": 1, **changes})
+        results = run_processes(run, processes, [recipe, f"--output_dir={folder}"])
+        return folder, results[0]["losses"]
+
+    return start
+
+
+def run(arguments):
+    return train_runs.run(arguments)
+
+
+def changed_parts(folder):
+    """Which parts differ between the checkpoints after the first and the second step."""
+    first, second = (train_runs.saved_tensors(folder / f"checkpoint-{step}") for step in (1, 2))
+    parts = {"vision_model": "image_tower", "text_model": "text_tower", "weight": "entity_head"}
+    changed = set()
+    for file, name in first:
+        part = parts.get(name.split(".")[0]) if file in ("model.safetensors", "entity_head.safetensors") else None
+        if part is not None and not torch.equal(first[file, name], second[file, name]):
+            changed.add(part)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("frozen", "trained"),
+    [
+        (["image_tower", "text_tower"], {"entity_head"}),
+        (["entity_head", "text_tower"], {"image_tower"}),
+        ([], {"image_tower", "text_tower", "entity_head"}),
+    ],
+)
+def test_frozen_parts_stay(start, frozen, trained):
+    folder, _ = start(frozen_parts=frozen, lr_scheduler_type="constant")
+    assert changed_parts(folder) == trained
+
+
+def test_the_head_alone_trains_on_two_processes(start):
+    folder, losses = start(
+        processes=2, frozen_parts=["image_tower"], recipe="supervised", per_device_train_batch_size=2
+    )
+    _, expected = start("one", frozen_parts=["image_tower"], recipe="supervised")
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_cached_gradients_train_as_whole_batches_do(start):
+    _, expected = start("whole", per_device_train_batch_size=8, max_steps=3)
+    _, cached = start("cached", per_device_train_batch_size=8, max_steps=3, gradient_cache_size=3)
+    _, two = start("two", processes=2, per_device_train_batch_size=4, max_steps=3, gradient_cache_size=3)
+    assert cached == pytest.approx(expected, rel=1e-5)
+    assert two == pytest.approx(expected, rel=1e-5)
+
+
+def test_schedules_make_early_steps_cheaper(start):
+    schedules = {"image_size_schedule": {0: 8, 0.5: 16}, "patch_dropout_schedule": {0: 0, 0.75: 0.5}}
+    still = {"max_steps": 4, "learning_rate": 1e-30}  # Losses differ by what the towers see alone.
+    _, plain = start("plain", **still)
+    _, cheap = start("cheap", **still, **schedules)
+    # Steps 1 and 2 see small images, step 3 the whole ones, step 4 half of their patches.
+    assert [cheap[step] == pytest.approx(plain[step], rel=1e-6) for step in (1, 2, 3, 4)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_the_best_checkpoint_is_kept_by_retrieval(start, data):
+    folder, _ = start(
+        max_steps=6,
+        save_total_limit=1,
+        eval_dataset=str(data / "labelled.parquet"),
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="retrieval_map",
+        load_best_model_at_end=True,
+    )
+    state = json.loads((folder / "trainer_state.json").read_text())
+    scores = {
+        entry["step"]: entry["eval_retrieval_map"] for entry in state["log_history"] if "eval_retrieval_map" in entry
+    }
+    assert sorted(scores) == [1, 2, 3, 4, 5, 6]
+    assert state["best_metric"] == max(scores.values())
+    best = folder / f"checkpoint-{state['best_global_step']}"
+    final, kept = train_runs.saved_tensors(folder), train_runs.saved_tensors(best)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in final.items())
+
+
+def test_towers_sharded_over_two_processes_train_and_resume_as_one(start):
+    constant = {"lr_scheduler_type": "constant", "save_steps": 2}
+    _, expected = start("one", max_steps=4, **constant)
+    sharded = {"processes": 2, "per_device_train_batch_size": 2, "fsdp": "full_shard", "fsdp_config": {"version": 2}}
+    start("two", max_steps=2, **constant, **sharded)
+    folder, losses = start("two", max_steps=4, **constant, **sharded)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    _, on_one = start("two", max_steps=6, **constant, output_dir=str(folder))  # The checkpoint is any other's equal.
+    assert on_one[4] == losses[4]
+    assert len(on_one) == 6
+
+
+def test_compiled_towers_train_as_plain_ones_do(start):
+    _, expected = start("plain")
+    _, losses = start(
+        "compiled", torch_compile_backend="aot_eager"
+    )  # The same path, without a C++ compiler's minutes.
+    assert losses == pytest.approx(expected, rel=1e-4)
