@@ -22,6 +22,7 @@ from .checkpoint_mofi import (
 )
 from .pretraining_mofi import MofiForPreTraining
 from .processes_mofi import wait_for_all
+from .publishing_mofi import publish_checkpoint
 from .training_arguments_mofi import MofiTrainingArguments
 from .training_data_mofi import PositionSampler
 
@@ -75,8 +76,25 @@ class ResumableTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the model with its head and processor, however it is wrapped; every process must call this."""
         self._save(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def push_to_hub(self, commit_message: str | None = "Upload MOFI", **kwargs: Any) -> str | None:
+        """Publishes `output_dir` with a filled model card, from the main process; returns the URL of the commit.
+
+        Raises:
+            ConnectionError: If the Hub is out of reach.
+            PermissionError: If there is no token, or one without the right to write.
+        """
+        if not self.args.should_save:
+            return None
+        self.save_state()  # The card's loss curve is drawn from it.
+        return publish_checkpoint(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).name,
+            private=self.args.hub_private_repo,
+            token=self.args.hub_token,
+            revision=kwargs.get("revision", self.args.hub_revision),
+            commit_message=commit_message or "Upload MOFI",
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
