@@ -101,6 +101,7 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
     opened = {name: (benchmark.open(), benchmark.open(is_gallery=True)) for name, benchmark in benchmarks.items()}
     results: list[Result] = []
     found: dict[str, dict[str, Scores]] = {name: {} for name in benchmarks}
+    unfit: list[str] = []
     for model, path in model_names(args.model).items():
         encoder = load_encoder(
             path,
@@ -116,13 +117,14 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
                 scores = TASKS[benchmark.task](benchmark, embedder, query=query, gallery=gallery)
             except UnfitModelError as error:
                 logger.warning("%s leaves out %s: %s", name, model, error)
+                unfit.append(str(error))
                 continue
             results.append(summarize(args, name, benchmark, model, query, scores))
             save_results(args, benchmarks, results)
             if args.figure or args.figures:
                 found[name][model] = scores
     if not results:
-        raise ValueError("No model has what the tasks need.")
+        raise ValueError(f"No model has what the tasks need. {' '.join(dict.fromkeys(unfit))}")
     draw_figures(args, benchmarks, opened, found, results)
     return results
 

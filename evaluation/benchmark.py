@@ -46,7 +46,16 @@ class Benchmark:
     regularization: list[float] = field(
         default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5], metadata={"help": "linear_probe: C."}
     )
-    entities: str | None = field(default=None, metadata={"help": "entity_recognition: else the model's own table."})
+    entities: str | None = field(
+        default=None,
+        metadata={"help": "entity_recognition: .parquet or JSON lines; else the model's own table."},
+    )
+    candidates: str = field(
+        default="all", metadata={"help": "entity_recognition: 'all' of that table, or those 'labelled' in the data."}
+    )
+    entity_text: str = field(
+        default="name_and_description", metadata={"help": "entity_recognition: what is read of an entity, or 'name'."}
+    )
     knowledge_base: str | None = field(default=None, metadata={"help": "entity_recognition: texts of unseen ones."})
 
     def open(self, *, is_gallery: bool = False) -> LabelledImages | None:

@@ -165,10 +165,6 @@ class TransformersEncoder:
         tokens = self.tokenizer(texts, padding=padding, truncation=True, return_tensors="pt").to(self.device)
         return pooled(self.model.get_text_features(**tokens), "auto").float()
 
-    def entity_text(self, name: str, description: str | None) -> str:
-        """Writes an entity as MOFI's processor does; other models read the same text."""
-        return modeling_mofi.MofiProcessor.entity_text(name, description)
-
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
     """The tokenizer of the model's processor, where it has one, else of its folder."""

@@ -22,15 +22,18 @@ from modeling_mofi.row_files_mofi import load_rows, num_saved_rows
 logger = logging.getLogger(__name__)
 
 KS = (1, 5)
+TABLE_NAME = "entities.parquet"
+CANDIDATES = ("all", "labelled")
+ENTITY_TEXTS = ("name_and_description", "name")
 BANDS = ((1, 9), (10, 99), (100, 999), (1000, None))  # Images of an entity in the training data.
 
 
 @dataclass
 class Entities:
-    """Candidates of recognition, one per row of a head.
+    """Candidates of recognition.
 
     Attributes:
-        texts: What the text tower reads of an entity: name and description.
+        texts: What the text tower reads of an entity.
         num_images: Images of the entity in the training data, 0 where that is not known.
     """
 
@@ -38,34 +41,40 @@ class Entities:
     texts: list[str]
     num_images: np.ndarray
 
+    def only(self, entity_ids: set[str]) -> "Entities":
+        """Those with one of these ids, in the same order."""
+        kept = [place for place, entity_id in enumerate(self.entity_ids) if entity_id in entity_ids]
+        return Entities([self.entity_ids[i] for i in kept], [self.texts[i] for i in kept], self.num_images[kept])
+
 
 def evaluate_entity_recognition(
     benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
 ) -> Scores:
     """Ranks the entities for each image; the label column holds their `entity_id`.
 
-    Seen entities, those of `entities.parquet`, are ranked among themselves, by every way that the model has. Unseen
-    ones are ranked by the text tower among the seen ones and one another; `knowledge_base` gives their texts.
+    Candidates, the rows of `entities` or else of the model's own `entities.parquet`, are ranked among themselves, by
+    every way that the model has. Entities that are no candidates are ranked by the text tower among the candidates and
+    one another; `knowledge_base` gives their texts.
     """
-    folder = Path(embedder.encoder.name)
-    seen = read_entities(benchmark.entities or find_entities(folder))
     embedded = embedder(query)
     labels = [str(label) for label in embedded_labels(query, embedded)]
+    candidates = read_candidates(benchmark, Path(embedder.encoder.name), set(labels))
     image_embeds = embedded.image_embeds.to(embedder.encoder.device)
     text_embeds = None
     if embedder.encoder.has_text_tower:
-        text_embeds = F.normalize(embedder.embed_texts(seen.texts), dim=1)
-    ways = recognize(image_embeds, labels, seen.entity_ids, read_head(folder, len(seen.entity_ids)), text_embeds)
+        text_embeds = F.normalize(embedder.embed_texts(candidates.texts), dim=1)
+    head = read_head(benchmark, Path(embedder.encoder.name), candidates.entity_ids)
+    ways = recognize(image_embeds, labels, candidates.entity_ids, head, text_embeds)
     if not ways:
-        raise UnfitModelError(f"{embedder.encoder.name} has neither an entity head nor a text tower.")
-    scores = scores_by_band(ways, labels, seen)
-    unseen = unseen_entities(benchmark.knowledge_base, set(labels) - set(seen.entity_ids))
+        raise UnfitModelError(f"{embedder.encoder.name} has neither a text tower nor a head for these entities.")
+    scores = scores_by_band(ways, labels, candidates)
+    unseen = unseen_entities(benchmark, set(labels) - set(candidates.entity_ids))
     if unseen and text_embeds is not None:
         all_embeds = torch.cat([text_embeds, F.normalize(embedder.embed_texts(unseen.texts), dim=1)])
-        ranks = best_rank(image_embeds, labels, all_embeds, seen.entity_ids + unseen.entity_ids)
+        ranks = best_rank(image_embeds, labels, all_embeds, candidates.entity_ids + unseen.entity_ids)
         is_unseen = np.isin(labels, unseen.entity_ids)
         scores |= {f"text top-{k}, unseen": np.where(is_unseen, recall(ranks, k), np.nan) for k in KS}
-    counts = {"entities": len(seen.entity_ids), "unseen_entities": len(unseen.entity_ids) if unseen else 0}
+    counts = {"entities": len(candidates.entity_ids), "unseen_entities": len(unseen.entity_ids) if unseen else 0}
     return Scores(scores, query=embedded, counts=counts)
 
 
@@ -95,9 +104,9 @@ def recognize(
     return ways
 
 
-def scores_by_band(ways: dict[str, np.ndarray], labels: list[str], seen: Entities) -> dict[str, np.ndarray]:
+def scores_by_band(ways: dict[str, np.ndarray], labels: list[str], entities: Entities) -> dict[str, np.ndarray]:
     """Top-1 and top-5 of each way, and its top-1 for entities with few and with many training images."""
-    num_images = dict(zip(seen.entity_ids, seen.num_images.tolist(), strict=True))
+    num_images = dict(zip(entities.entity_ids, entities.num_images.tolist(), strict=True))
     counts = np.array([num_images.get(label, 0) for label in labels])
     scores = {f"{way} top-{k}": recall(ranks, k) for way, ranks in ways.items() for k in KS}
     for low, high in BANDS:
@@ -108,20 +117,40 @@ def scores_by_band(ways: dict[str, np.ndarray], labels: list[str], seen: Entitie
     return scores
 
 
-def find_entities(folder: Path) -> str:
-    """`entities.parquet` of a checkpoint."""
-    path = folder / "entities.parquet"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give --entities, the entities.parquet of the training data.")
-    return str(path)
-
-
-def read_entities(path: str) -> Entities:
-    """Reads `entities.parquet`, or a knowledge base in JSON lines, gzipped or not.
+def read_candidates(benchmark: Benchmark, folder: Path, labelled: set[str]) -> Entities:
+    """The entities to choose from, in the order of their table.
 
     Raises:
-        ValueError: If a column is missing or `entities.parquet` is not in the order of its labels.
+        ValueError: If a setting is unknown, or no entity of the data is in the table.
+        UnfitModelError: If no table is given and the model has none.
     """
+    if benchmark.candidates not in CANDIDATES:
+        raise ValueError(f"candidates is {benchmark.candidates!r}; it must be {' or '.join(map(repr, CANDIDATES))}.")
+    path = benchmark.entities or str(folder / TABLE_NAME)
+    if not benchmark.entities and not Path(path).is_file():
+        raise UnfitModelError(f"{path} does not exist; give --entities, the entities.parquet of the training data.")
+    entities = read_entities(path, entity_text=benchmark.entity_text)
+    if benchmark.candidates == "labelled":
+        entities = entities.only(labelled)
+        if not entities.entity_ids:
+            raise ValueError(f"{path} has none of the {len(labelled)} entities of the data; give another --entities.")
+    return entities
+
+
+def read_entities(path: str, *, entity_text: str = "name_and_description") -> Entities:
+    """Reads `entities.parquet`, or a knowledge base in JSON lines, gzipped or not.
+
+    Args:
+        entity_text: `name_and_description`, or `name` alone.
+
+    Raises:
+        ValueError: If a column is missing, `entities.parquet` is not in the order of its labels, or `entity_text` is
+            unknown.
+    """
+    if entity_text not in ENTITY_TEXTS:
+        raise ValueError(f"entity_text is {entity_text!r}; it must be {' or '.join(map(repr, ENTITY_TEXTS))}.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; give an entities.parquet or a knowledge base in JSON lines.")
     table = pq.read_table(path) if path.endswith(".parquet") else pyarrow.json.read_json(path)
     missing = {"entity_id", "name", "description"} - set(table.column_names)
     if missing:
@@ -129,29 +158,31 @@ def read_entities(path: str) -> Entities:
     if "entity_label" in table.column_names and table["entity_label"].to_pylist() != list(range(len(table))):
         raise ValueError(f"{path}: row i must hold entity_label i; rebuild with --restart_from label_entities.")
     names, descriptions = table["name"].to_pylist(), table["description"].to_pylist()
+    if entity_text == "name":
+        descriptions = [None] * len(names)
     counts = table["count"].to_numpy() if "count" in table.column_names else np.zeros(len(table), dtype=np.int64)
     texts = [MofiProcessor.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
     return Entities([str(entity_id) for entity_id in table["entity_id"].to_pylist()], texts, counts)
 
 
-def unseen_entities(knowledge_base: str | None, entity_ids: set[str]) -> Entities | None:
+def unseen_entities(benchmark: Benchmark, entity_ids: set[str]) -> Entities | None:
     """The entities of the knowledge base with these ids; None if there is no knowledge base or none of them."""
     if not entity_ids:
         return None
-    if knowledge_base is None:
-        logger.warning("%d entities are not in entities.parquet; --knowledge_base would name them", len(entity_ids))
+    if benchmark.knowledge_base is None:
+        logger.warning("%d entities are not among the candidates; --knowledge_base would name them", len(entity_ids))
         return None
-    known = read_entities(knowledge_base)
-    kept = [place for place, entity_id in enumerate(known.entity_ids) if entity_id in entity_ids]
-    if len(kept) < len(entity_ids):
-        logger.warning("%d entities are in neither table and do not count", len(entity_ids) - len(kept))
-    if not kept:
-        return None
-    return Entities([known.entity_ids[i] for i in kept], [known.texts[i] for i in kept], known.num_images[kept])
+    unseen = read_entities(benchmark.knowledge_base, entity_text=benchmark.entity_text).only(entity_ids)
+    if len(unseen.entity_ids) < len(entity_ids):
+        lacking = len(entity_ids) - len(unseen.entity_ids)
+        logger.warning("%d entities are in neither table and do not count", lacking)
+    return unseen if unseen.entity_ids else None
 
 
-def read_head(folder: Path, num_entities: int) -> torch.Tensor | None:
-    """Unit-length rows of a checkpoint's entity head, shape (num_entities, D); None where there is no head.
+def read_head(benchmark: Benchmark, folder: Path, entity_ids: list[str]) -> torch.Tensor | None:
+    """Unit-length rows of a checkpoint's head for these entities, shape (len(entity_ids), D).
+
+    None where there is no head, or where it lacks one of the entities: its ranks would not compare with the texts'.
 
     Raises:
         ValueError: If head and `entities.parquet` are of different builds.
@@ -160,10 +191,17 @@ def read_head(folder: Path, num_entities: int) -> torch.Tensor | None:
     if saved is None:
         logger.warning("%s has no entity head", folder)
         return None
-    if saved != num_entities:
+    own = folder / TABLE_NAME
+    table = read_entities(str(own) if own.is_file() else benchmark.entities)
+    if saved != len(table.entity_ids):
         raise ValueError(
-            f"The entity head in {folder} has {saved} rows, but entities.parquet {num_entities}. They are of "
-            "different builds; give --entities, the entities.parquet that the model was trained on."
+            f"The entity head in {folder} has {saved} rows, but entities.parquet {len(table.entity_ids)}. They are of "
+            "different builds; put the entities.parquet that the model was trained on into its folder."
         )
-    rows = load_rows(folder, name=HEAD_NAME, first_row=0, end_row=num_entities)["weight"]
-    return F.normalize(rows.float(), dim=1)
+    rows = {entity_id: row for row, entity_id in enumerate(table.entity_ids)}
+    lacking = sum(entity_id not in rows for entity_id in entity_ids)
+    if lacking:
+        logger.warning("the head of %s is left out: it lacks %d of %d entities", folder, lacking, len(entity_ids))
+        return None
+    weight = load_rows(folder, name=HEAD_NAME, first_row=0, end_row=saved)["weight"]
+    return F.normalize(weight[[rows[entity_id] for entity_id in entity_ids]].float(), dim=1)

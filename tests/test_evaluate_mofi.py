@@ -140,7 +140,10 @@ def test_every_task_runs_from_the_command(run, colors_file, clip_folder, task, m
     assert all(0 <= value.value <= 1 for value in result.values.values() if value.num_queries)
 
 
-@pytest.mark.parametrize(("recipe", "count"), [("configs/eval_vtab.yaml", 38), ("configs/eval_paper.yaml", 5)])
+@pytest.mark.parametrize(
+    ("recipe", "count"),
+    [("configs/eval_vtab.yaml", 38), ("configs/eval_paper.yaml", 5), ("configs/eval_sample_naming.yaml", 8)],
+)
 def test_the_recipes_are_valid_and_complete(recipe, count):
     types = (evaluate_mofi.EvaluationArguments, Benchmark)
     args, default = parse_recipe(types, [recipe, "--model", "pixels"])

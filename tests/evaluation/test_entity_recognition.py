@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder
+from evaluation.encoders import UnfitModelError
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
 from evaluation.labelled_images import open_images
 from modeling_mofi.row_files_mofi import save_rows
@@ -72,7 +73,7 @@ def test_a_model_without_a_head_names_by_text(checkpoint, images, caplog):
 
 def test_a_missing_entity_table_says_what_to_give(checkpoint, images, tmp_path):
     (tmp_path / "checkpoint" / "entities.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match="entities.parquet does not exist; give --entities"):
+    with pytest.raises(UnfitModelError, match="entities.parquet does not exist; give --entities"):
         evaluate_entity_recognition(Benchmark(), checkpoint, query=images)
 
 
@@ -98,3 +99,51 @@ def test_an_entity_without_images_is_in_no_band(tmp_path):
     seen = read_entities(str(tmp_path / "entities.parquet"))
     scores = scores_by_band({"head": np.array([1.0, 1.0])}, ["Q-red", "Q-green"], seen)
     assert list(scores) == ["head top-1", "head top-5", "head top-1, 1000+ images"]
+
+
+@pytest.fixture
+def colors_knowledge_base(tmp_path):
+    """Four entities in another order than the checkpoint's, two of them unknown to it."""
+    names = ("blue", "green", "red", "grey")
+    lines = [{"entity_id": f"Q-{name}", "name": name, "description": "a colour"} for name in names]
+    (tmp_path / "kb.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return str(tmp_path / "kb.jsonl")
+
+
+def test_any_table_of_entities_gives_the_candidates(checkpoint, images, colors_knowledge_base, caplog):
+    scores = evaluate_entity_recognition(Benchmark(entities=colors_knowledge_base), checkpoint, query=images)
+    np.testing.assert_array_equal(scores.by_query["text top-1"], [1.0] * 12)
+    assert scores.counts == {"entities": 4, "unseen_entities": 0}
+    assert "is left out: it lacks 2 of 4 entities" in caplog.text
+    assert not any(name.startswith(("head", "both")) for name in scores.by_query)
+
+
+def test_candidates_can_be_only_the_entities_of_the_data(checkpoint, images, colors_knowledge_base):
+    benchmark = Benchmark(entities=colors_knowledge_base, candidates="labelled")
+    assert evaluate_entity_recognition(benchmark, checkpoint, query=images).counts["entities"] == 3
+
+
+def test_the_head_names_candidates_in_any_order(checkpoint, images, tmp_path):
+    lines = [{"entity_id": f"Q-{name}", "name": name, "description": ""} for name in ("green", "red")]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scores = evaluate_entity_recognition(Benchmark(entities=str(tmp_path / "two.jsonl")), checkpoint, query=images)
+    np.testing.assert_array_equal(scores.by_query["head top-1"], [1.0] * 8 + [np.nan] * 4)
+
+
+@pytest.mark.parametrize(("entity_text", "text"), [("name", "blue"), ("name_and_description", "blue, a colour")])
+def test_entities_are_read_by_name_or_with_their_description(colors_knowledge_base, entity_text, text):
+    assert read_entities(colors_knowledge_base, entity_text=entity_text).texts[0] == text
+
+
+@pytest.mark.parametrize("setting", [{"candidates": "some"}, {"entity_text": "alias"}])
+def test_unknown_settings_are_refused(checkpoint, images, setting):
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be"):
+        evaluate_entity_recognition(Benchmark(**setting), checkpoint, query=images)
+
+
+def test_a_table_without_the_entities_of_the_data_is_refused(checkpoint, images, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"entity_id": "Q1", "name": "one", "description": ""}')
+    benchmark = Benchmark(entities=str(tmp_path / "other.jsonl"), candidates="labelled")
+    with pytest.raises(ValueError, match="has none of the 3 entities of the data"):
+        evaluate_entity_recognition(benchmark, checkpoint, query=images)
