@@ -7,6 +7,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 TEXT_POOLINGS = ("eos_first", "argmax")
+STEM_GROUPS = 8  # Groups of channels that the stem normalises together.
 
 
 class MofiConfig(PreTrainedConfig):
@@ -24,6 +25,8 @@ class MofiConfig(PreTrainedConfig):
             configurations get it when they are loaded.
         num_entities: Classes of the entity head, 0 for a model without one. It is not `num_labels`: two million
             label names would make config.json 120 MB.
+        stem_channels: Channels of the 3 x 3 convolutions of stride 2 that come before the patch embedding, multiples
+            of 8, at most as many as the patch size can be halved; none, the default, for CLIP's own embedding.
 
     Example:
 
@@ -49,6 +52,7 @@ class MofiConfig(PreTrainedConfig):
     initializer_factor: float = 1.0
     text_pooling: str = "eos_first"
     num_entities: int = 0
+    stem_channels: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -63,6 +67,18 @@ class MofiConfig(PreTrainedConfig):
             )
         if self.num_entities < 0:
             raise ValueError(f"num_entities is {self.num_entities}; it must be 0 (no entity head) or more.")
+        self.check_stem()
+
+    def check_stem(self) -> None:
+        """Raises ValueError if the stem's channels don't fit its normalisation or the patch size."""
+        channels, patch_size = self.stem_channels or [], self.vision_config.patch_size
+        if any(width < 1 or width % STEM_GROUPS for width in channels):
+            raise ValueError(f"stem_channels is {channels}; each must be a positive multiple of {STEM_GROUPS}.")
+        if patch_size % 2 ** len(channels):
+            raise ValueError(
+                f"stem_channels has {len(channels)} convolutions that each halve the image; patch_size {patch_size} "
+                f"must be a multiple of {2 ** len(channels)}. Take fewer convolutions or larger patches."
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "MofiConfig":

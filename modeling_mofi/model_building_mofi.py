@@ -32,6 +32,9 @@ class ModelArguments:
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the one of init_from."})
     vision_config: str = field(default="{}", metadata={"help": "CLIPVisionConfig fields, as JSON."})
     text_config: str = field(default="{}", metadata={"help": "CLIPTextConfig fields, as JSON."})
+    stem_channels: list[int] = field(
+        default_factory=list, metadata={"help": "Channels of convolutions before the patches; none for CLIP's own."}
+    )
     projection_dim: int = field(default=512, metadata={"help": "Size of the embeddings."})
     image_processor: str = field(
         default="{}", metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
@@ -43,8 +46,10 @@ class ModelArguments:
             setattr(self, name, parse_json_field(name, getattr(self, name)))
         if self.entity_init not in ENTITY_INITS:
             raise ValueError(f"entity_init is {self.entity_init!r}; it must be one of {', '.join(ENTITY_INITS)}.")
-        if self.init_from is not None and (self.vision_config or self.text_config):
-            raise ValueError("vision_config and text_config are sizes of new towers; init_from has its own. Give one.")
+        if self.init_from is not None and (self.vision_config or self.text_config or self.stem_channels):
+            raise ValueError(
+                "vision_config, text_config and stem_channels are for new towers; init_from has its own. Give one."
+            )
 
 
 def load_processor(model_args: ModelArguments) -> MofiProcessor:
@@ -115,6 +120,7 @@ def build_model(
         text_config={**tokenizer_settings(processor.tokenizer), **model_args.text_config},
         projection_dim=model_args.projection_dim,
         num_entities=num_entities,
+        stem_channels=model_args.stem_channels or None,
     )
     config._attn_implementation = model_args.attn_implementation
     return MofiForPreTraining(config, **head_settings)

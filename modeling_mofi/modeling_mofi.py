@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel, CLIPVisionModel
+from transformers import CLIPTextModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils import ModelOutput
@@ -15,6 +15,7 @@ from .configuration_mofi import MofiConfig
 from .losses_mofi import contrastive_loss
 from .pretrained_mofi import MofiPreTrainedModel
 from .text_pooling_mofi import encode_texts
+from .vision_tower_mofi import build_vision_tower
 
 
 TEXT_KEYS = (r"^text_model\.", r"^text_projection\.")
@@ -68,7 +69,7 @@ class MofiModel(MofiPreTrainedModel):
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.vision_model = build_vision_tower(config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
@@ -163,7 +164,7 @@ class MofiVisionModel(MofiPreTrainedModel):
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.vision_model = build_vision_tower(config)
         self.post_init()
 
     @can_return_tuple
@@ -201,7 +202,7 @@ class MofiVisionModelWithProjection(MofiPreTrainedModel):
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.vision_model = build_vision_tower(config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
@@ -250,7 +251,7 @@ class MofiForImageClassification(MofiPreTrainedModel):
     def __init__(self, config: MofiConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.vision_model = build_vision_tower(config)
         self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
         self.post_init()
 
