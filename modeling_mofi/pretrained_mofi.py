@@ -52,6 +52,11 @@ class MofiPreTrainedModel(PreTrainedModel):
         if isinstance(getattr(module, "logit_scale", None), nn.Parameter):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that reads a model's input: token embeddings, or patches where there is no text tower."""
+        tower = getattr(self, "text_model", None)
+        return self.vision_model.get_input_embeddings() if tower is None else tower.get_input_embeddings()
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
