@@ -165,6 +165,8 @@ def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetR
         columns[data_args.alt_text_column] = "alt_text"
     available = pq.read_schema(files[0]).names
     columns |= {name: name for name in ("image_id", "entity_labels") if name in available}
+    if weighs_entities(args):
+        columns["entities"] = "entities"
     rows = ParquetRows(files, columns, num_cached_rows=WINDOW_ROWS)
     batch_size = args.train_batch_size * args.world_size
     if len(rows) < batch_size:
@@ -173,6 +175,11 @@ def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetR
             f"({args.train_batch_size} on each of {args.world_size} processes). Lower per_device_train_batch_size."
         )
     return rows
+
+
+def weighs_entities(args: MofiTrainingArguments) -> bool:
+    """Whether images count differently in an entity loss."""
+    return args.entity_weighting == "similarity" and args.recipe != "contrastive"
 
 
 def find_entities(data_args: DataArguments) -> str | None:
@@ -228,6 +235,7 @@ def build_trainer(
         image_size=(image_size, image_size),
         text_proportions=None if args.recipe == "supervised" else args.text_proportions,
         entities=entities,
+        with_weights=weighs_entities(args),
         augmentation=augmentation,
         num_patches=(image_size // model.config.vision_config.patch_size) ** 2 if args.patch_dropout_schedule else 0,
         seed=args.seed,

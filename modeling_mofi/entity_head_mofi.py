@@ -63,15 +63,18 @@ class MofiEntityHead(nn.Module):
             start, end = max(first, self.first_row), min(first + ROWS_PER_BLOCK, self.end_row)
             self.weight[start - self.first_row : end - self.first_row] = F.normalize(rows[start - first : end - first])
 
-    def forward(self, image_embeds: torch.Tensor, entity_labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, image_embeds: torch.Tensor, entity_labels: torch.Tensor, entity_weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Computes this process's share of the entity loss.
 
         Args:
             image_embeds: Unit-length `[B, D]`.
             entity_labels: `[B]`; a negative label leaves its row out.
+            entity_weights: `[B]`, each 0 or more: how much each row counts beside the others; None for all alike.
 
         Returns:
-            Scalar; its mean over processes is the mean over all labelled rows of the global batch.
+            Scalar; its mean over processes is the (weighted) mean over all labelled rows of the global batch.
 
         Raises:
             ValueError: If a label is not below `num_entities`.
@@ -84,10 +87,14 @@ class MofiEntityHead(nn.Module):
         index, target_columns = self._select_rows(all_labels)
         rows = F.normalize(F.embedding(index, self.weight, sparse=True).float(), dim=-1)  # [S, D]
         losses = margin_softmax_loss(all_embeds, rows, target_columns, scale=self.scale, margin=self.margin)
-        is_labelled = (all_labels >= 0).float()
+        weights = (all_labels >= 0).float()
+        if entity_weights is not None:
+            weights = weights * gather_rows(entity_weights.view(-1).float(), counts)
         first = sum(counts[: process_place()[0]])
-        own_sum = (losses * is_labelled)[first : first + len(entity_labels)].sum()
-        return own_sum * len(counts) / is_labelled.sum().clamp(min=1)
+        own_sum = (losses * weights)[first : first + len(entity_labels)].sum()
+        # Where nothing counts, the sum is 0, and so is the loss.
+        total = weights.sum()
+        return own_sum * len(counts) / total.where(total > 0, 1.0)
 
     def _check_labels(self, entity_labels: torch.Tensor) -> None:
         if entity_labels.numel() and entity_labels.max() >= self.num_entities:

@@ -77,6 +77,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         entity_labels: torch.Tensor | None = None,
+        entity_weights: torch.Tensor | None = None,
         return_loss: bool = True,
         kept_patches: torch.Tensor | None = None,
         **kwargs: Any,
@@ -88,6 +89,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
             input_ids: Texts `[B, L]`, text i of image i; None for the supervised recipe.
             entity_labels: One entity per image `[B]`, negative where it has none. Without a head they still keep
                 images of one entity from being negatives of one another.
+            entity_weights: `[B]`, how much each image counts in the entity loss; None for all alike.
             return_loss: False leaves out the losses, and with them all communication between processes.
             kept_patches: Indices `[B, K]` of the patches that the vision tower sees of each image, None for all.
 
@@ -104,7 +106,13 @@ class MofiForPreTraining(MofiPreTrainedModel):
             return MofiForPreTrainingOutput(
                 image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=logit_scale
             )
-        return self.losses(image_embeds, text_embeds, logit_scale=logit_scale, entity_labels=entity_labels)
+        return self.losses(
+            image_embeds,
+            text_embeds,
+            logit_scale=logit_scale,
+            entity_labels=entity_labels,
+            entity_weights=entity_weights,
+        )
 
     def losses(
         self,
@@ -113,6 +121,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
         *,
         logit_scale: torch.Tensor | None,
         entity_labels: torch.Tensor | None,
+        entity_weights: torch.Tensor | None = None,
     ) -> MofiForPreTrainingOutput:
         """Computes the losses of embedded images and texts; arguments and errors as for `forward`."""
         losses = {}
@@ -121,7 +130,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
                 image_embeds, text_embeds, logit_scale=logit_scale, entity_labels=entity_labels
             )
         if self.entity_head is not None and entity_labels is not None:
-            losses["entity_loss"] = self.entity_head(image_embeds, entity_labels)
+            losses["entity_loss"] = self.entity_head(image_embeds, entity_labels, entity_weights)
         if not losses:
             raise ValueError(
                 "The batch allows no loss: it has no input_ids (for the contrastive loss) and no entity_labels for a "

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import Trainer
 
 from .checkpoint_mofi import (
     STATE_NAME,
+    TRAINED_TOWERS_NAME,
     full_tensors,
     load_optimizer,
     load_state,
@@ -20,11 +22,13 @@ from .checkpoint_mofi import (
     save_state,
     set_random_states,
 )
+from .modeling_mofi import MofiModel
 from .pretraining_mofi import MofiForPreTraining
 from .processes_mofi import wait_for_all
 from .publishing_mofi import publish_checkpoint
 from .training_arguments_mofi import MofiTrainingArguments
 from .training_data_mofi import PositionSampler
+from .weight_average_mofi import WeightAverage
 
 
 logger = logging.getLogger(__name__)
@@ -43,11 +47,26 @@ class ResumableTrainer(Trainer):
     def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
         super().__init__(model, **kwargs)
         self.entities_path = entities_path
+        self.weight_average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
+        if self.weight_average is not None:
+            self.add_callback(self.weight_average)
 
     @property
     def pretraining_model(self) -> MofiForPreTraining:
         """The model without any wrapper."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Lets the towers have their averaged weights for a while, if `ema_decay` asks for an average."""
+        return nullcontext() if self.weight_average is None else self.weight_average.in_place_of_weights()
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.weight_average is not None:
+            self.weight_average.start(self.pretraining_model)
+            if resume_from_checkpoint is not None:
+                self._load_average(resume_from_checkpoint)
+        return prepared
 
     # Order of the data
 
@@ -100,7 +119,8 @@ class ResumableTrainer(Trainer):
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model, is_main = self.pretraining_model, self.args.should_save
-        model.save_pretrained(folder, is_main_process=is_main, state_dict=full_tensors(model.mofi.state_dict()))
+        with self.averaged_weights():
+            model.save_pretrained(folder, is_main_process=is_main, state_dict=full_tensors(model.mofi.state_dict()))
         if is_main:
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
@@ -111,7 +131,11 @@ class ResumableTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_optimizer(output_dir, self.optimizer, self.pretraining_model.entity_head, is_main=self.args.should_save)
+        # What the average is an average of, and goes on from.
+        towers = None if self.weight_average is None else full_tensors(self.pretraining_model.mofi.state_dict())
         if self.args.should_save:
+            if towers is not None:
+                save_state(output_dir, TRAINED_TOWERS_NAME, towers)
             save_state(output_dir, "scheduler", self.lr_scheduler.state_dict())
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -137,6 +161,11 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.weight_average is not None:
+            self._load_average(self.state.best_model_checkpoint)
+
+    def _load_average(self, checkpoint: str) -> None:
+        self.weight_average.load(MofiModel.from_pretrained(checkpoint).state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -117,11 +117,12 @@ class MofiTrainer(ResumableTrainer):
 
     def _cached_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         model.train()
-        labels, num_images = inputs.pop("entity_labels", None), len(inputs["pixel_values"])
+        num_images = len(inputs["pixel_values"])
+        entities = {name: inputs.pop(name, None) for name in ("entity_labels", "entity_weights")}
 
         def compute_loss(embeds: MofiForPreTrainingOutput) -> torch.Tensor:
             outputs = self.pretraining_model.losses(
-                embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, entity_labels=labels
+                embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, **entities
             )
             return self._checked_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
 
@@ -234,13 +235,13 @@ class MofiTrainer(ResumableTrainer):
             super()._save_checkpoint(model, trial)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Evaluates the model as it is now with `evaluate_model`; logs and returns its metrics."""
+        """Evaluates the model as it would be saved now with `evaluate_model`; logs and returns its metrics."""
         if self.evaluate_model is None:
             raise ValueError(
                 "eval_strategy asks for an evaluation, but there is nothing to evaluate on: set eval_dataset."
             )
         model = self.pretraining_model
-        with self.training_log.untimed(), torch.no_grad():
+        with self.training_log.untimed(), torch.no_grad(), self.averaged_weights():
             was_training = model.training
             metrics = self.evaluate_model(model.eval())
             model.train(was_training)

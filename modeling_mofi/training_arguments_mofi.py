@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 RECIPES = ("multi-task", "supervised", "contrastive")
 NONFINITE_POLICIES = ("stop", "skip")
+ENTITY_WEIGHTINGS = ("none", "similarity")
 PARTS = ("image_tower", "text_tower", "entity_head")
 
 
@@ -29,6 +30,14 @@ class MofiTrainingArguments(TrainingArguments):
     )
     entity_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the entity head; null for learning_rate."}
+    )
+    entity_weighting: str = field(
+        default="none",
+        metadata={"help": "none, or similarity: images count in the entity loss as much as their entity fits them."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Decay of an average of the towers' weights to evaluate and save instead; null for none."},
     )
     text_proportions: str = field(
         default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
@@ -85,6 +94,10 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
         if not 0 <= self.entity_loss_weight <= 1:
             raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
+        if self.entity_weighting not in ENTITY_WEIGHTINGS:
+            raise ValueError(f"entity_weighting is {self.entity_weighting!r}; it must be none or similarity.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be in (0, 1), or null.")
         if unknown := set(self.frozen_parts) - set(PARTS):
             raise ValueError(f"frozen_parts has {', '.join(sorted(unknown))}; it may have {', '.join(PARTS)}.")
         if self.gradient_cache_size is not None and self.gradient_cache_size < 1:

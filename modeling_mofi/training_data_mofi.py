@@ -154,7 +154,7 @@ class MofiDataCollator:
         text_proportions: Share of `alt_text`, `name` and `name_and_description` among the texts; where a row lacks
             one, its share goes to the others. None leaves texts out (the supervised recipe).
         entities: `name` and `description` by entity_label, or None for data without entities.
-
+        with_weights: Whether images get `entity_weights`: the `similarity` that the row's `entities` state.
         num_patches: Random numbers per image for patch dropout to choose by; 0 for none.
 
     Example:
@@ -174,13 +174,14 @@ class MofiDataCollator:
         image_size: tuple[int, int],
         text_proportions: dict[str, float] | None,
         entities: EntityTable | None = None,
+        with_weights: bool = False,
         augmentation: Augmentation | None = None,
         num_patches: int = 0,
         seed: int = 0,
     ):
         self.processor, self.image_size, self.seed = processor, image_size, seed
         self.text_proportions = check_text_proportions(text_proportions)
-        self.entities = entities
+        self.entities, self.with_weights = entities, with_weights
         self.augmentation, self.num_patches = augmentation or Augmentation(), num_patches
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
@@ -189,9 +190,12 @@ class MofiDataCollator:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
         batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
         batch["num_unreadable"] = torch.tensor(sum(row.get("num_unreadable", 0) for row in rows))
-        labels = [self._draw_label(row, generator) for row, generator in zip(rows, generators, strict=True)]
+        places = [self._draw_place(row, generator) for row, generator in zip(rows, generators, strict=True)]
+        labels = [row["entity_labels"][place] if place >= 0 else -1 for row, place in zip(rows, places, strict=True)]
         if self.entities is not None:
             batch["entity_labels"] = torch.tensor(labels)
+            if self.with_weights:
+                batch["entity_weights"] = torch.tensor(list(map(similarity_at, rows, places)))
         if self.text_proportions is not None:
             drawn = zip(rows, labels, generators, strict=True)
             texts = [self._draw_text(row, label, generator) for row, label, generator in drawn]
@@ -209,9 +213,9 @@ class MofiDataCollator:
         pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
         return (jitter_colors(pixels, self.augmentation, generators) - self.mean) / self.std
 
-    def _draw_label(self, row: dict[str, Any], generator: np.random.Generator) -> int:
+    def _draw_place(self, row: dict[str, Any], generator: np.random.Generator) -> int:
         labels = row.get("entity_labels")
-        return int(labels[generator.integers(len(labels))]) if labels else -1
+        return int(generator.integers(len(labels))) if labels else -1
 
     def _draw_text(self, row: dict[str, Any], label: int, generator: np.random.Generator) -> str:
         texts = {"alt_text": row.get("alt_text")}
@@ -224,6 +228,23 @@ class MofiDataCollator:
             return next((text for text in texts.values() if text), "")
         shares = np.array([self.text_proportions[kind] for kind in kinds])
         return texts[kinds[generator.choice(len(kinds), p=shares / shares.sum())]]
+
+
+def similarity_at(row: dict[str, Any], place: int) -> float:
+    """Similarity of a row's entity at a place, 0 if it is negative or there is no such entity (place -1).
+
+    Raises:
+        ValueError: If the data set does not say it.
+    """
+    if place < 0:
+        return 0.0
+    similarity = row["entities"][place]["similarity"]
+    if similarity is None:
+        raise ValueError(
+            f"image {row.get('image_id', row['position'])} has an entity without similarity; build the data set with "
+            "a filter, or set --entity_weighting none."
+        )
+    return max(0.0, similarity)
 
 
 def check_text_proportions(proportions: dict[str, float] | None) -> dict[str, float] | None:

@@ -33,6 +33,16 @@ def test_images_without_entity_count_for_nothing():
     torch.testing.assert_close(loss, head(embeds[[0, 2]], torch.tensor([3, 5])))
 
 
+def test_images_count_by_their_weights():
+    head = MofiEntityHead(10, 8)
+    embeds, labels = unit_rows(4, 8), torch.tensor([3, -1, 5, 7])
+    first, third = (head(embeds[[place]], labels[[place]]) for place in (0, 2))
+    loss = head(embeds, labels, torch.tensor([0.1, 0.9, 0.3, 0.0]))
+    torch.testing.assert_close(loss, (0.1 * first + 0.3 * third) / 0.4)
+    torch.testing.assert_close(head(embeds, labels, torch.full((4,), 0.2)), head(embeds, labels))
+    assert head(embeds, labels, torch.zeros(4)).item() == 0
+
+
 def test_a_batch_without_any_entity_has_loss_zero():
     head = MofiEntityHead(10, 8)
     loss = head(unit_rows(2, 8).requires_grad_(), torch.tensor([-1, -1]))

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -95,7 +96,27 @@ def test_schedules_make_early_steps_cheaper(start):
     ]
 
 
-def test_the_best_checkpoint_is_kept_by_retrieval(start, data):
+def test_images_count_by_similarity_alike_on_any_number_of_processes(start, data, tmp_path):
+    for path in (data / "i2e" / "data").glob("*.parquet"):
+        table = pq.read_table(path)
+        entities = table["entities"].to_pylist()
+        for place, (entity,) in enumerate(entities):
+            entity["similarity"] = 0.1 + 0.05 * (place % 7)
+        table = table.drop_columns("entities").append_column("entities", pa.array(entities, table["entities"].type))
+        pq.write_table(table, tmp_path / path.name)
+    settings = {"entities": str(data / "i2e" / "entities.parquet"), "max_steps": 3, "per_device_train_batch_size": 8}
+    settings |= {"dataset": str(tmp_path / "*.parquet"), "entity_weighting": "similarity"}
+    _, plain = start("plain", **{**settings, "entity_weighting": "none"})
+    _, weighted = start("weighted", **settings)
+    _, cached = start("cached", **settings, gradient_cache_size=3)
+    _, two = start("two", processes=2, **{**settings, "per_device_train_batch_size": 4})
+    assert weighted != pytest.approx(plain, rel=1e-3)
+    assert cached == pytest.approx(weighted, rel=1e-5)
+    assert two == pytest.approx(weighted, rel=1e-5)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_best_checkpoint_is_kept_by_retrieval(start, data, ema_decay):
     folder, _ = start(
         max_steps=6,
         save_total_limit=1,
@@ -104,6 +125,7 @@ def test_the_best_checkpoint_is_kept_by_retrieval(start, data):
         eval_steps=1,
         metric_for_best_model="retrieval_map",
         load_best_model_at_end=True,
+        ema_decay=ema_decay,
     )
     state = json.loads((folder / "trainer_state.json").read_text())
     scores = {

@@ -21,6 +21,8 @@ def make(tmp_path, **settings):
         ({"patch_dropout_schedule": {0: 1.0}}, r"patch_dropout_schedule is .* must be in \[0, 1\)"),
         ({"image_size_schedule": {0.5: 112}}, "image_size_schedule .* first value must begin at 0"),
         ({"image_size_schedule": {"start": 112}}, "image_size_schedule .* must map shares of the steps to numbers"),
+        ({"entity_weighting": "prior"}, "entity_weighting is 'prior'; it must be none or similarity"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in \(0, 1\), or null"),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
     ],
 )

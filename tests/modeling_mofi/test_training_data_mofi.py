@@ -188,6 +188,21 @@ def test_an_image_without_entity_has_label_minus_one_and_its_alt_text(tiny_proce
     assert tiny_processor.tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True) == "a picture"
 
 
+def test_an_image_counts_as_much_as_its_drawn_entity_fits_it(tiny_processor, entities):
+    similarities = [{"similarity": 0.25}, {"similarity": 0.5}, {"similarity": -0.1}]
+    collate = make_collator(tiny_processor, entities, with_weights=True)
+    batch = collate(make_rows(40, entity_labels=[0, 3, 2], entities=similarities))
+    expected = {0: 0.25, 3: 0.5, 2: 0.0}
+    assert batch["entity_weights"].tolist() == [expected[label] for label in batch["entity_labels"].tolist()]
+    assert collate(make_rows(1, entity_labels=[], entities=[]))["entity_weights"].tolist() == [0]
+
+
+def test_an_entity_without_similarity_is_refused_where_it_should_count(tiny_processor, entities):
+    collate = make_collator(tiny_processor, entities, with_weights=True)
+    with pytest.raises(ValueError, match="image 7 has an entity without similarity; .* --entity_weighting none"):
+        collate(make_rows(1, first=7, entity_labels=[1], entities=[{"similarity": None}]))
+
+
 def test_without_texts_there_are_no_tokens(tiny_processor, entities):
     batch = make_collator(tiny_processor, entities, text_proportions=None)(make_rows(2))
     assert set(batch) == {"pixel_values", "entity_labels", "num_unreadable"}
