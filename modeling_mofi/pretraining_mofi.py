@@ -144,6 +144,9 @@ class MofiForPreTraining(MofiPreTrainedModel):
             **losses,
         )
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.mofi.get_input_embeddings()
+
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes towers and configuration from the main process, and from every process its rows of the head.
 
