@@ -23,7 +23,15 @@ import pyarrow.compute as pc
 from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key, content_tokens, hash_token
 from data_scripts.entity_embeddings import embed_from_graph, read_biggraph_embeddings
 from data_scripts.files import fingerprint_file, hash_file, hash_settings, try_read_json, write_json, write_whole
-from data_scripts.knowledge_base import CASELESS, COMMON, FORMAT_VERSION, MANIFEST, PROPER
+from data_scripts.knowledge_base import (
+    CASELESS,
+    COMMON,
+    FORMAT_VERSION,
+    MANIFEST,
+    ONLY_CAPITALS,
+    OWN_NAME,
+    PROPER,
+)
 from data_scripts.read_entities import read_entities, read_exclusions
 from modeling_mofi.recipe_parser import parse_recipe
 
@@ -202,49 +210,51 @@ def write_alias_table(
     keys: list[str] = []
     rows: list[int] = []
     weights: list[float] = []
+    forms: list[int] = []
     for row, alias_list in enumerate(iterate_lists(aliases)):
-        for key, is_name in entity_keys(names[row], alias_list):
+        for key, form in entity_keys(names[row], alias_list).items():
             if anchors is None:
-                weight = (sitelinks[row] + 1) * (1.0 if is_name else ALIAS_WEIGHT)
+                weight = (sitelinks[row] + 1) * (1.0 if form & OWN_NAME else ALIAS_WEIGHT)
             else:
                 weight = anchors.get((key, ids[row]), 0) + 0.5
             keys.append(key)
             rows.append(row)
             weights.append(weight)
+            forms.append(form)
     trie = marisa_trie.Trie(keys)
     with write_whole(folder / "aliases.marisa") as temporary:
         trie.save(str(temporary))
     alias_index = np.fromiter((trie.key_id(key) for key in keys), dtype=np.int64, count=len(keys))
-    save_candidates(
-        folder, alias_index, np.array(rows, np.int32), np.array(weights, np.float32), num_aliases=len(trie)
-    )
+    pairs = (alias_index, np.array(rows, np.int32), np.array(weights, np.float32), np.array(forms, np.int8))
+    save_candidates(folder, pairs, num_aliases=len(trie))
 
 
-def save_candidates(
-    folder: Path, alias_index: np.ndarray, rows: np.ndarray, weights: np.ndarray, *, num_aliases: int
-) -> None:
+def save_candidates(folder: Path, pairs: tuple[np.ndarray, ...], *, num_aliases: int) -> None:
     """Sorts the (alias, entity) pairs by alias, then weight; keeps the likeliest; turns weights into priors."""
+    alias_index, rows, weights, forms = pairs
     order = np.lexsort((rows, -weights, alias_index))
-    alias_index, rows, weights = alias_index[order], rows[order], weights[order]
+    alias_index, rows, weights, forms = alias_index[order], rows[order], weights[order], forms[order]
     starts = np.searchsorted(alias_index, np.arange(num_aliases + 1))
     rank = np.arange(len(rows)) - starts[alias_index] if len(rows) else np.zeros(0, np.int64)
     kept = rank < MAX_CANDIDATES
-    alias_index, rows, weights = alias_index[kept], rows[kept], weights[kept]
+    alias_index, rows, weights, forms = alias_index[kept], rows[kept], weights[kept], forms[kept]
     totals = np.bincount(alias_index, weights=weights, minlength=num_aliases)
     save(folder, "candidate_offsets", np.searchsorted(alias_index, np.arange(num_aliases + 1)).astype(np.int64))
     save(folder, "candidate_entities", rows)
+    save(folder, "candidate_forms", forms)
     save(folder, "candidate_priors", (weights / totals[alias_index]).astype(np.float32))
 
 
-def entity_keys(name: str, aliases: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The distinct keys of an entity, and whether each is its own name's."""
+def entity_keys(name: str, aliases: Iterable[str]) -> dict[str, int]:
+    """The distinct keys of an entity, and the bits of `candidate_forms` of each."""
     own = alias_key(name)
-    seen = {""}
+    forms: dict[str, int] = {}
     for alias in (name, *aliases):
         key = alias_key(alias)
-        if key not in seen and len(key) <= MAX_KEY_LENGTH:
-            seen.add(key)
-            yield key, key == own
+        if key and len(key) <= MAX_KEY_LENGTH:
+            written = ONLY_CAPITALS if len(key) > 1 and alias.isupper() else 0
+            forms[key] = forms.get(key, ONLY_CAPITALS) & written
+    return {key: form | (OWN_NAME if key == own else 0) for key, form in forms.items()}
 
 
 def iterate_lists(column: pa.ChunkedArray) -> Iterator[list]:

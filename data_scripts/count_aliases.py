@@ -1,9 +1,11 @@
-"""Learns from a part of the texts what no knowledge base says: which aliases are boilerplate, what words go with what.
+"""Learns from a part of the texts what no knowledge base says.
 
-The part is fixed by the plan of the shards, so every process and machine learns the same.
+Which aliases are boilerplate, what words go with what, and which names are written with a capital. The plan of the
+shards fixes the part that is read, so every process and machine learns the same.
 """
 
 import logging
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from data_scripts.alias_text import alias_key, content_tokens, hash_token, token
 from data_scripts.entity_embeddings import normalize_rows
 from data_scripts.files import write_whole
 from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
+from data_scripts.letter_case import spelling_class
 from data_scripts.recognize_mentions import Match, match_aliases, read_stop_words
 
 
@@ -28,6 +31,7 @@ MIN_TEXTS = 20
 MAX_ALONE_SHARE = 0.12
 MIN_NEIGHBOUR_SHARE = 0.3
 MIN_CONTEXTS = 5
+MAX_CASE_EVIDENCE = 2.0
 DIGITS = re.compile(r"\d+")
 
 
@@ -40,12 +44,23 @@ class TextStatistics:
         frequent_tokens: Hashed words that say little: function words, boilerplate, and words of many texts, ascending.
         context_tokens: Hashed words with a context vector, ascending.
         context_vectors: Mean embedding of the entities found beside each word, unit length, [tokens, D].
+        case_aliases: Aliases whose spelling the texts show, ascending.
+        case_evidence: Log odds of a capital for each of those, where a text that uses capitals had the choice.
     """
 
     boilerplate: np.ndarray
     frequent_tokens: np.ndarray
     context_tokens: np.ndarray
     context_vectors: np.ndarray
+    case_aliases: np.ndarray
+    case_evidence: np.ndarray
+
+    def case_evidence_of(self, aliases: np.ndarray) -> np.ndarray:
+        """Log odds of a capital for some aliases; 0 where the texts have shown nothing."""
+        if len(self.case_aliases) == 0:
+            return np.zeros(len(aliases))
+        found = np.minimum(np.searchsorted(self.case_aliases, aliases), len(self.case_aliases) - 1)
+        return np.where(self.case_aliases[found] == aliases, self.case_evidence[found], 0.0)
 
 
 def count_aliases(
@@ -72,11 +87,14 @@ def count_aliases(
     frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
     context_tokens, context_vectors = counter.contexts()
+    case_aliases, case_evidence = counter.cases()
     return TextStatistics(
         boilerplate=np.array(sorted(found | listed), np.int64),
         frequent_tokens=np.array(sorted({hash_token(word) for word in frequent}), np.int64),
         context_tokens=context_tokens,
         context_vectors=context_vectors,
+        case_aliases=case_aliases,
+        case_evidence=case_evidence,
     )
 
 
@@ -92,6 +110,8 @@ class TextCounter:
         self.word_counts: Counter[str] = Counter()
         self.sums: dict[int, np.ndarray] = {}
         self.observations: Counter[int] = Counter()
+        self.num_capital: Counter[int] = Counter()
+        self.num_lower: Counter[int] = Counter()
 
     def add(self, text: str) -> None:
         """Counts one text."""
@@ -106,8 +126,11 @@ class TextCounter:
             self.observe(text, match)
 
     def observe(self, text: str, match: Match) -> None:
-        """Adds the embedding of an unambiguous entity to the words that stand outside its mention."""
+        """Counts the spelling; adds the embedding of an unambiguous entity to the words outside its mention."""
         start, end, alias = match
+        spelling = spelling_class(text, start, text[start:end])
+        self.num_capital[alias] += spelling == "capital"
+        self.num_lower[alias] += spelling == "lower_in_mixed"
         first, last = int(self.kb.offsets[alias]), int(self.kb.offsets[alias + 1])
         if last - first != 1:
             return
@@ -134,6 +157,16 @@ class TextCounter:
         for row, token in enumerate(kept):
             vectors[row] = self.sums[token]
         return np.array(kept, np.int64), normalize_rows(vectors)
+
+    def cases(self) -> tuple[np.ndarray, np.ndarray]:
+        """Aliases with a spelling that tells, and the log odds of a capital, within `MAX_CASE_EVIDENCE`."""
+        odds = {
+            alias: math.log((self.num_capital[alias] + 1) / (self.num_lower[alias] + 1))
+            for alias in sorted(self.num_texts)
+        }
+        shown = {alias: value for alias, value in odds.items() if value}
+        evidence = np.clip(np.array(list(shown.values()), np.float64), -MAX_CASE_EVIDENCE, MAX_CASE_EVIDENCE)
+        return np.array(list(shown), np.int64), evidence
 
 
 def context_words(text: str, start: int, end: int) -> list[str]:

@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
+# Bits of `candidate_forms`.
+OWN_NAME, ONLY_CAPITALS = 1, 2
 
 
 class KnowledgeBase:
@@ -28,6 +30,8 @@ class KnowledgeBase:
         offsets: Candidates of alias i are `candidates[offsets[i]:offsets[i + 1]]`, most probable first; [aliases + 1].
         candidates: Entity rows, int32.
         priors: P(entity | alias), float32, one per candidate.
+        candidate_forms: Bits `OWN_NAME` (the alias is the entity's name) and `ONLY_CAPITALS` (the entity has it in
+            capitals alone, as `HEAD`), int8, one per candidate.
         is_proper: `PROPER`, `COMMON` or `CASELESS` for the spelling of each entity's name, int8, [entities].
         embeddings: Unit-length graph embeddings, float16, [entities, D].
         token_offsets: Description tokens of entity i are `tokens[token_offsets[i]:token_offsets[i + 1]]`.
@@ -43,6 +47,7 @@ class KnowledgeBase:
         self.offsets = self.open_array("candidate_offsets")
         self.candidates = self.open_array("candidate_entities")
         self.priors = self.open_array("candidate_priors")
+        self.candidate_forms = self.open_array("candidate_forms")
         self.is_proper = self.open_array("is_proper")
         self.embeddings = self.open_array("embeddings")
         self.token_offsets = self.open_array("token_offsets")

@@ -81,7 +81,9 @@ def gather_candidates(mentions: Sequence[list[dict]], kb: KnowledgeBase, *, boil
     text, slot, alias = text[known], slot[known], alias[known]
     first, last = kb.offsets[alias], kb.offsets[alias + 1]
     positions, mention = flatten_ranges(first, last)
-    return Candidates(mention, kb.candidates[positions], kb.priors[positions], text, slot)
+    return Candidates(
+        mention, kb.candidates[positions], kb.priors[positions], kb.candidate_forms[positions], alias, text, slot
+    )
 
 
 def rank_candidates(
@@ -92,7 +94,7 @@ def rank_candidates(
         return np.zeros(0)
     words = TextWords.of(batch, flat, frequent=learned.frequent_tokens)
     logits = weights.prior * np.log(flat.prior.astype(np.float64))
-    logits += spelling_evidence(batch, flat, kb, weights=weights)
+    logits += spelling_evidence(batch, flat, kb, learned=learned, weights=weights)
     logits += weights.coverage * words.coverage(flat)[flat.mention]
     if weights.description:
         logits += weights.description * words.description_similarity(flat, kb)

@@ -1,16 +1,15 @@
 """The signs by which `link_entities` tells the candidates of a mention apart: spelling and the words of the text."""
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
-from data_scripts.alias_text import hashed_words, tokenize_text
+from data_scripts.alias_text import hashed_words
 from data_scripts.count_aliases import TextStatistics
-from data_scripts.knowledge_base import COMMON, PROPER, KnowledgeBase
+from data_scripts.knowledge_base import COMMON, ONLY_CAPITALS, OWN_NAME, PROPER, KnowledgeBase
+from data_scripts.letter_case import spelling_class
 from data_scripts.schema import Batch
 
 
@@ -33,6 +32,9 @@ class LinkWeights:
         lower_phrase: The same for a name of several words.
         capital: A proper name with its capital inside a sentence.
         capital_common: A common noun with a capital inside a sentence.
+        corpus_case: Times the log odds that the texts write this alias with its capital; for proper names.
+        only_capitals: An alias that its entity has in capitals alone (`HEAD`), for a mention in lower case.
+        other_name: A proper name called by an alias that is not its own name.
         inside_name: The mention is part of a longer name that the knowledge base does not know.
     """
 
@@ -47,6 +49,9 @@ class LinkWeights:
     lower_phrase: float = -0.5
     capital: float = 0.5
     capital_common: float = -0.5
+    corpus_case: float = 1.0
+    only_capitals: float = -0.5
+    other_name: float = -0.5
     inside_name: float = -1.0
 
     def without(self, *parts: str) -> "LinkWeights":
@@ -62,6 +67,8 @@ class Candidates:
         mention: Mention of each candidate, [K].
         entity: Entity row, [K].
         prior: P(entity | alias), [K].
+        form: Bits of `KnowledgeBase.candidate_forms`, [K].
+        alias: Alias index of each mention, [M].
         text: Text of each mention, [M].
         slot: Position of each mention in its row's list, [M].
     """
@@ -69,6 +76,8 @@ class Candidates:
     mention: np.ndarray
     entity: np.ndarray
     prior: np.ndarray
+    form: np.ndarray
+    alias: np.ndarray
     text: np.ndarray
     slot: np.ndarray
 
@@ -81,7 +90,9 @@ def flatten_ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.
     return np.arange(lengths.sum()) - np.repeat(shift - first, lengths), owner
 
 
-def spelling_evidence(batch: Batch, flat: Candidates, kb: KnowledgeBase, *, weights: LinkWeights) -> np.ndarray:
+def spelling_evidence(
+    batch: Batch, flat: Candidates, kb: KnowledgeBase, *, learned: TextStatistics, weights: LinkWeights
+) -> np.ndarray:
     """What upper and lower case say for and against each candidate, [K].
 
     A text all in capitals, a mention at the beginning and a candidate in a script without case say nothing.
@@ -94,34 +105,18 @@ def spelling_evidence(batch: Batch, flat: Candidates, kb: KnowledgeBase, *, weig
     for_common = np.array([weights.capital_common if name == "capital" else 0.0 for name in classes])
     inside = [mention["recognizer"] == "alias in ner" for _, mention in mentions_of(batch["mentions"], flat)]
     spelling = kb.is_proper[flat.entity]
-    evidence = np.where(spelling == PROPER, for_proper[flat.mention], 0.0)
+    for_proper += weights.corpus_case * learned.case_evidence_of(flat.alias)
+    is_other_name = (flat.form & OWN_NAME) == 0
+    evidence = np.where(spelling == PROPER, for_proper[flat.mention] + weights.other_name * is_other_name, 0.0)
     evidence += np.where(spelling == COMMON, for_common[flat.mention], 0.0)
+    is_lower = np.array([mention["text"].islower() for _, mention in mentions_of(batch["mentions"], flat)])
+    evidence += weights.only_capitals * (is_lower[flat.mention] & ((flat.form & ONLY_CAPITALS) != 0))
     return evidence + weights.inside_name * np.array(inside, dtype=np.float64)[flat.mention]
 
 
 def mentions_of(mentions: Sequence[list[dict]], flat: Candidates) -> list[tuple[int, dict]]:
     """Row and mention of every mention with candidates, in order."""
     return [(row, mentions[row][slot]) for row, slot in zip(flat.text.tolist(), flat.slot.tolist(), strict=True)]
-
-
-@lru_cache(maxsize=4096)
-def spelling_class(text: str, start: int, written: str) -> str | None:
-    """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
-    if text.isupper():
-        return None
-    if not written.islower():
-        is_title = all(word[:1].isupper() for word in text.split() if word[:1].isalpha())
-        return "capital" if start > 0 and written[:1].isupper() and not is_title else None
-    if uses_capitals(text):
-        return "lower_in_mixed"
-    return "lower_in_lower" if len(tokenize_text(written).spans) == 1 else "lower_phrase"
-
-
-@lru_cache(maxsize=4096)
-def uses_capitals(text: str) -> bool:
-    """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
-    words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
-    return any(word[:1].isupper() and not word.isupper() for word in words[1:])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,15 @@
-import pytest
+import math
 
-from data_scripts.count_aliases import count_aliases, write_text_statistics
+import numpy as np
+import pytest
+from tiny_build import write_entities
+
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.count_aliases import MAX_CASE_EVIDENCE, count_aliases, write_text_statistics
+from data_scripts.knowledge_base import open_knowledge_base
+from data_scripts.letter_case import uses_capitals
 from data_scripts.link_entities import link_entities
-from data_scripts.link_evidence import LinkWeights, uses_capitals
+from data_scripts.link_evidence import LinkWeights
 from data_scripts.recognize_mentions import recognize_mentions
 
 
@@ -85,6 +92,52 @@ def test_a_batch_gives_what_its_rows_give(knowledge_base, tmp_path):
         alone = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base)
         alone = link_entities(alone, knowledge_base=knowledge_base, statistics=path)
         assert alone["candidates"][0] == together["candidates"][row]
+
+
+def test_a_name_that_the_texts_write_in_lower_case_is_less_a_proper_name_at_the_beginning_too(link):
+    options = {
+        "weights": LinkWeights().without("coherence", "description", "context"),
+        "min_candidate_probability": 0.0,
+    }
+    corpus = [f"Let Anna have a free {word}" for word in ("cup", "hat", "bag", "pen", "lamp", "chair", "desk")]
+    before = probability(link("Free cup", **options), "Q12")
+    after = probability(link("Free cup", corpus=corpus, **options), "Q12")
+    assert math.log(after / (1 - after)) - math.log(before / (1 - before)) == pytest.approx(-MAX_CASE_EVIDENCE)
+
+
+def test_texts_without_a_choice_of_case_teach_nothing_about_it(knowledge_base):
+    texts = ["FREE CUP", "free cup", "Free cup", "Free Cup Of Tea"] * 5
+    learned = count_aliases(texts, knowledge_base=knowledge_base, language="en")
+    assert len(learned.case_aliases) == 0
+    assert learned.case_evidence_of(np.array([0, 1])).tolist() == [0, 0]
+
+
+def test_the_case_of_texts_is_learned_as_log_odds(knowledge_base):
+    texts = [
+        "a walk in Turkey",
+        "see Turkey today",
+        "Paris and turkey in May",
+        "Anna is free in May",
+    ]
+    learned = count_aliases(texts, knowledge_base=knowledge_base, language="en")
+    aliases = open_knowledge_base(knowledge_base).aliases
+    found = learned.case_evidence_of(np.array([aliases["free"], aliases["octopus"], aliases["turkey"]]))
+    assert found == pytest.approx([math.log(1 / 2), 0, math.log(3 / 2)])
+
+
+def test_an_alias_in_capitals_and_one_that_is_not_the_name_need_more_to_be_meant(tmp_path):
+    entities = [("Q1", "HEAD", "maker of rackets", [], 9), ("Q2", "Head", "maker of skis", ["Brio"], 9)]
+    source = write_entities(tmp_path / "entities.jsonl", entities)
+    folder = str(build_knowledge_base(KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)))
+    write_text_statistics(count_aliases([], knowledge_base=folder, language="en"), tmp_path / "statistics.npz")
+    batch = recognize_mentions({"alt_text": ["head", "brio", "HEAD"]}, knowledge_base=folder)
+    weights = LinkWeights(lower_in_lower=0, coverage=0).without("coherence", "description", "context")
+    options = {"knowledge_base": folder, "statistics": str(tmp_path / "statistics.npz"), "weights": weights}
+    lower, other, upper = link_entities(batch, **options, min_candidate_probability=0.0)["candidates"]
+    odds = {c["entity_id"]: c["probability"] for c in lower}
+    assert odds["Q1"] / odds["Q2"] == pytest.approx(math.exp(weights.only_capitals))
+    assert other[0]["probability"] == pytest.approx(1 / (1 + math.exp(weights.nil - weights.other_name)))
+    assert upper[0]["probability"] == pytest.approx(upper[1]["probability"])
 
 
 @pytest.mark.parametrize(

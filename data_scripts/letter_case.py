@@ -1,0 +1,26 @@
+"""Reads upper and lower case: what the spelling of a mention says about a proper name, and when it says nothing."""
+
+import re
+from functools import lru_cache
+
+from data_scripts.alias_text import tokenize_text
+
+
+@lru_cache(maxsize=4096)
+def spelling_class(text: str, start: int, written: str) -> str | None:
+    """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
+    if text.isupper():
+        return None
+    if not written.islower():
+        is_title = all(word[:1].isupper() for word in text.split() if word[:1].isalpha())
+        return "capital" if start > 0 and written[:1].isupper() and not is_title else None
+    if uses_capitals(text):
+        return "lower_in_mixed"
+    return "lower_in_lower" if len(tokenize_text(written).spans) == 1 else "lower_phrase"
+
+
+@lru_cache(maxsize=4096)
+def uses_capitals(text: str) -> bool:
+    """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
+    return any(word[:1].isupper() and not word.isupper() for word in words[1:])
