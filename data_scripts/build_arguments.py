@@ -92,7 +92,11 @@ class RunArguments:
     output_dir: str = field(metadata={"help": "Folder of the data set."})
     engine: str = field(default="local", metadata={"help": "local (this machine) or ray (a cluster)."})
     num_processes: int = field(default=1, metadata={"help": "Worker processes of the local engine."})
-    num_threads: int = field(default=1, metadata={"help": "Threads of a worker."})
+    num_threads: int = field(default=1, metadata={"help": "Threads of a worker's PyTorch."})
+    decode_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads that decode images ahead of the model; by default the cores per GPU, or none."},
+    )
     num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this data set together."})
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
     wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})

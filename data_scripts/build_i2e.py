@@ -32,11 +32,11 @@ from data_scripts.build_arguments import (
     SourceArguments,
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.build_phases import Build, choose_thresholds, filter_phase, link_phase, score_phase
+from data_scripts.build_phases import Build, choose_thresholds, filter_phase, link_phase, score_groups, score_phase
 from data_scripts.count_aliases import count_aliases, write_text_statistics
 from data_scripts.dataset_card import BuildResult, push_to_hub, write_card
 from data_scripts.embed_entities import embed_entities
-from data_scripts.engines import Engine, Phase, log_stages, run_phase, run_tasks, sum_manifests, wait_for_shards
+from data_scripts.engines import Engine, run_phase, run_tasks
 from data_scripts.files import hash_settings, try_read_json, write_json, write_whole
 from data_scripts.knowledge_base import open_knowledge_base
 from data_scripts.label_entities import LabelOptions, LabelSummary, label_entities
@@ -44,6 +44,7 @@ from data_scripts.plan_shards import SourceOptions, keep_column_types, plan_shar
 from data_scripts.publish_shards import PublishJob, plan_outputs, write_entities
 from data_scripts.read_pairs import read_pairs
 from data_scripts.report import write_report
+from data_scripts.run_shards import Group, Phase, log_stages, single_shards, sum_manifests, wait_for_shards
 from modeling_mofi.recipe_parser import parse_recipe
 
 
@@ -84,11 +85,11 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
 def run_build(build: Build, *, engine: Engine) -> BuildResult | None:
     """Runs the phases one after another."""
     linking = link_phase(build)
-    if not run_share(linking, build, engine=engine):
+    if not run_share(linking, single_shards(build.shards), build, engine=engine):
         return None
     embed_found_entities(build, linking)
     scoring = score_phase(build)
-    if not run_share(scoring, build, engine=engine):
+    if not run_share(scoring, score_groups(build), build, engine=engine):
         return None
     if build.args.run.shard_index not in (None, 0):
         logger.info("all shards are scored; task 0 of the array writes the data set")
@@ -192,12 +193,11 @@ def sample_texts(build: Build, *, limit: int) -> Iterator[str]:
                 break
 
 
-def run_share(phase: Phase, build: Build, *, engine: Engine) -> bool:
-    """Runs this task's shards of a phase; whether the shards of all tasks are then done."""
+def run_share(phase: Phase, groups: list[Group], build: Build, *, engine: Engine) -> bool:
+    """Runs this task's groups of shards of a phase; whether the shards of all tasks are then done."""
     run = build.args.run
     started = time.perf_counter()
-    shards = build.shards if run.shard_index is None else build.shards[run.shard_index :: run.num_shards]
-    run_phase(phase, shards, engine=engine)
+    run_phase(phase, groups if run.shard_index is None else groups[run.shard_index :: run.num_shards], engine=engine)
     missing = wait_for_shards(phase, build.shards, timeout_seconds=run.wait_seconds)
     if missing:
         logger.info(
@@ -258,7 +258,7 @@ def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine
     if histogram.counts.sum() == 0:
         raise ValueError(nothing_left(scoring, build))
     filtering = filter_phase(build, thresholds)
-    run_phase(filtering, build.shards, engine=engine)
+    run_phase(filtering, single_shards(build.shards), engine=engine)
     summary = write_labels(build, filtering)
     if summary.entities.num_rows == 0:
         raise ValueError(

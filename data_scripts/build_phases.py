@@ -1,5 +1,6 @@
 """The phases of a build as data: which stages with which settings, what each depends on, and where its files go."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -8,17 +9,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from data_scripts.build_arguments import BuildArguments
 from data_scripts.decode_images import decode_images
-from data_scripts.engines import Phase, Step
 from data_scripts.files import hash_file, hash_settings
 from data_scripts.filter_entities import SimilarityHistogram, Thresholds, choose_entities, filter_entities
+from data_scripts.filter_model import prepare_image
 from data_scripts.knowledge_base import open_knowledge_base, read_manifest
 from data_scripts.link_entities import link_entities
 from data_scripts.link_evidence import LinkWeights
 from data_scripts.read_pairs import PairColumns, read_images, read_pairs
 from data_scripts.recognize_mentions import recognize_mentions
+from data_scripts.run_shards import Group, Phase, Step, group_shards
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
 from data_scripts.score_entities import score_entities
 
@@ -27,6 +30,9 @@ LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "spacy", "
 READ_BATCH_SIZE = 1000
 MODEL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 SCORED_ROW_GROUP_SIZE = 256
+# Small shards are scored together until so many batches are full: at most one in five is not.
+MIN_BATCHES_PER_GROUP = 4
+LOOKAHEAD_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -158,20 +164,44 @@ def link_phase(build: Build) -> Phase:
 def score_phase(build: Build) -> Phase:
     """The image phase: candidates to similarities, images as they will be published."""
     options = build.args.filter
-    decode = partial(decode_images, image_size=options.image_size)
+    num_threads = decode_threads(build.args.run.decode_threads)
+    prepare = partial(prepare_image, filter_model=options.filter_model)
+    decode = partial(decode_images, image_size=options.image_size, prepare=prepare, num_threads=num_threads)
     score = partial(score_entities, filter_model=options.filter_model, text_embeddings=str(build.text_embeddings))
     linked = link_phase(build)
     return Phase(
         name="score_entities",
         folder=build.stages_dir / "score_entities",
         read=partial(read_linked, linked=linked.folder, columns=build.columns, batch_size=options.batch_size),
-        steps=(Step("decode_images", decode), Step("score_entities", score, batch_size=options.batch_size)),
+        steps=(
+            Step("decode_images", decode),
+            Step(
+                "score_entities",
+                score,
+                batch_size=options.batch_size,
+                lookahead=LOOKAHEAD_BATCHES if num_threads else 0,
+            ),
+        ),
         schema=scored_schema(build.keep_columns),
         config_hash=build.config_hash("score_entities"),
         versions=library_versions(),
         row_group_size=SCORED_ROW_GROUP_SIZE,
         uses_gpu=True,
     )
+
+
+def score_groups(build: Build) -> list[Group]:
+    """The shards as the image phase takes them: neighbours together until they fill some batches."""
+    min_rows = MIN_BATCHES_PER_GROUP * build.args.filter.batch_size
+    return group_shards(build.shards, before=link_phase(build), min_rows=min_rows)
+
+
+def decode_threads(setting: int | None) -> int:
+    """Threads that decode ahead of the model: by default this machine's cores per GPU; none without a GPU."""
+    if setting is not None:
+        return setting
+    num_gpus = torch.cuda.device_count()
+    return max(1, (os.cpu_count() or 1) // num_gpus) if num_gpus else 0
 
 
 def filter_phase(build: Build, thresholds: Thresholds) -> Phase:

@@ -2,12 +2,15 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from data_scripts.schema import DROP_REASON, Batch
+from modeling_mofi.image_processing_mofi import to_rgb
 
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -25,17 +28,22 @@ class UnusableImage(ValueError):
     """An image that is dropped; the message is the reason, one of a few."""
 
 
-def decode_images(batch: Batch, *, image_size: int, num_threads: int = 1) -> Batch:
+def decode_images(
+    batch: Batch, *, image_size: int, prepare: Callable[[Image.Image], Any] | None = None, num_threads: int = 1
+) -> Batch:
     """Replaces `image` (encoded, or the reason why there is none) by a publishable one, and adds `pixels`.
 
     Args:
         batch: Column `image`: bytes, or a string with a reason.
         image_size: The shorter side of a larger image is shrunk to this, in pixels.
+        prepare: Makes of an RGB image what the model takes.
+        num_threads: Images decoded and prepared at the same time.
 
     Returns:
-        The batch with `image` {bytes, path} and `pixels` (RGB Pillow images); bad rows have a drop reason.
+        The batch with `image` {bytes, path} and `pixels` (RGB Pillow images, or what `prepare` made of them); bad
+        rows have a drop reason.
     """
-    decode = partial(try_decode, image_size=image_size)
+    decode = partial(try_decode, image_size=image_size, prepare=prepare)
     if num_threads > 1:
         with ThreadPoolExecutor(num_threads) as pool:
             decoded = list(pool.map(decode, batch["image"]))
@@ -47,14 +55,17 @@ def decode_images(batch: Batch, *, image_size: int, num_threads: int = 1) -> Bat
     return batch
 
 
-def try_decode(data: bytes | str, *, image_size: int) -> tuple[Image.Image | None, bytes | None, str | None]:
+def try_decode(
+    data: bytes | str, *, image_size: int, prepare: Callable[[Image.Image], Any] | None = None
+) -> tuple[Any, bytes | None, str | None]:
     """Pixels, publishable bytes and no reason; or a reason alone."""
     if isinstance(data, str):
         return None, None, data
     try:
-        return *decode_image(data, image_size=image_size), None
+        pixels, published = decode_image(data, image_size=image_size)
     except UnusableImage as error:
         return None, None, str(error)
+    return (pixels if prepare is None else prepare(pixels)), published, None
 
 
 def decode_image(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:
@@ -87,10 +98,9 @@ def decode_pixels(image: Image.Image, *, image_size: int) -> Image.Image:
         if image.format in ("JPEG", "MPO"):
             image.draft("RGB", shrunk_size(image.size, image_size))
         image.load()
-        pixels = ImageOps.exif_transpose(image)
+        pixels = to_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
         raise UnusableImage("truncated image" if "truncated" in str(error) else "corrupt image") from None
-    pixels = to_rgb(pixels)
     target = shrunk_size(pixels.size, image_size)
     if target == pixels.size:
         return pixels
@@ -135,22 +145,6 @@ def shrunk_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
     if shorter <= image_size:
         return size
     return max(1, round(width * image_size / shorter)), max(1, round(height * image_size / shorter))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to 8-bit RGB; transparency is laid on white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
-    if image.mode == "F":
-        return image.point(lambda value: value * 255).convert("L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("RGB")
 
 
 def encode_image(image: Image.Image, *, is_lossless: bool) -> bytes:
