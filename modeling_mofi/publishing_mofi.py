@@ -51,6 +51,7 @@ def publish_checkpoint(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload MOFI",
+    kept: str | None = None,
     **card: Any,
 ) -> str:
     """Writes the card and uploads the folder in one commit; the local files stay whatever happens.
@@ -59,6 +60,8 @@ def publish_checkpoint(
         folder: Checkpoint with model and processor.
         with_entities: Whether `entities.parquet` goes along, which names the head's rows.
         with_entity_head: Whether the head's rows go along, as a file of their own.
+        revision: Branch to write to, made if it is not there.
+        kept: What a message of failure says about where the files are; by default that they are in `folder`.
         card: Keyword arguments of `write_model_card`.
 
     Returns:
@@ -74,18 +77,49 @@ def publish_checkpoint(
         raise ValueError(f"{folder} has no config.json; give the folder of a trained or converted checkpoint.")
     write_model_card(folder, model_id=repo_id, **card)
     patterns = [*PUBLISHED_FILES, *(ENTITY_FILES * with_entities), *(HEAD_FILES * with_entity_head)]
-    api = HfApi(token=token)
-    with explained_failures(repo_id, folder, token=token):
+    url = upload_folder(
+        folder,
+        repo_id,
+        patterns=patterns,
+        commit_message=commit_message,
+        private=private,
+        token=token,
+        revision=revision,
+        kept=kept,
+    )
+    logger.info("published %s as %s", folder, url)
+    return url
+
+
+def upload_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    patterns: list[str],
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    kept: str | None = None,
+) -> str:
+    """Makes the repository if need be, uploads the matching files in one commit, and returns the commit's URL.
+
+    Raises:
+        ConnectionError: If the Hub is out of reach, or stops answering.
+        PermissionError: If there is no token, or one without the right to write.
+    """
+    with explained_failures(repo_id, kept=kept or f"the files are in {folder}", token=token):
+        api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=patterns,
             commit_message=commit_message,
             revision=revision,
-        )
-    logger.info("published %s as %s", folder, commit.commit_url)
-    return commit.commit_url
+        ).commit_url
 
 
 def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
@@ -99,33 +133,51 @@ def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
                     shutil.copyfile(source / name, Path(folder) / name)
             if list(source.glob("*processor_config.json")):
                 AutoProcessor.from_pretrained(source).save_pretrained(folder)
-        return publish_checkpoint(folder, repo_id, **kwargs)
+        return publish_checkpoint(folder, repo_id, kept="the model is still in memory", **kwargs)
 
 
 @contextmanager
-def explained_failures(repo_id: str, folder: Path, *, token: str | None) -> Iterator[None]:
-    """Turns what the Hub's client raises into errors that say what to do."""
-    stays = f"Nothing is lost: the files are in {folder}."
+def explained_failures(repo_id: str, *, kept: str, token: str | None = None) -> Iterator[None]:
+    """Turns what the Hub's client raises into errors that say what to do.
+
+    Args:
+        kept: Where that which was to be published still is, such as "the files are in runs/mofi".
+    """
     if not (token or get_token()):
         raise PermissionError(
             f"There is no Hugging Face token on this machine, so {repo_id} cannot be written. Run `hf auth login` or "
-            f"set HF_TOKEN to a token with write access. {stays}"
+            f"set HF_TOKEN to a token with write access. Nothing is lost: {kept}."
         )
     try:
         yield
-    except (httpx.TransportError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise ConnectionError(
-            f"The Hub at {hub_constants.ENDPOINT} is out of reach ({error}). Check the network, HF_HUB_OFFLINE and "
-            f"HF_ENDPOINT, then publish again. {stays}"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status not in (401, 403, 404):
+    except (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError) as error:
+        # The client wraps what stops a large file.
+        cause = error.__cause__ if type(error) is RuntimeError else error
+        if (explanation := explain(cause, repo_id, kept=kept)) is None:
             raise
-        raise PermissionError(
+        raise explanation from error
+
+
+def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exception | None:
+    """An error that says what to do about a failed upload; None for one that has other causes."""
+    if isinstance(error, (OfflineModeIsEnabled, ConnectionError, httpx.TransportError)):
+        return ConnectionError(
+            f"The Hub at {hub_constants.ENDPOINT} is out of reach ({error}). Check the network, HF_HUB_OFFLINE and "
+            f"HF_ENDPOINT, then publish again: large files that arrived whole are not sent twice. Nothing is lost: "
+            f"{kept}."
+        )
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if status in (401, 403, 404):
+        return PermissionError(
             f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "
-            f"before the slash is your user name or an organisation of yours. {stays}"
-        ) from error
+            f"before the slash is your user name or an organisation of yours. Nothing is lost: {kept}."
+        )
+    if status is not None and (status >= 500 or status in (408, 429)):
+        return ConnectionError(
+            f"The Hub at {hub_constants.ENDPOINT} stopped the upload (HTTP {status}). Publish again in a while: large "
+            f"files that arrived whole are not sent twice. Nothing is lost: {kept}."
+        )
+    return None
 
 
 def main() -> None:

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 
 TOKEN = "hf_writer"
 READER_TOKEN = "hf_reader"
 LFS_LIMIT = 1024  # Smaller files travel inside the commit.
+PART_SIZE = 2**25  # Larger files travel in parts of this size.
 KINDS = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
 
 
@@ -26,6 +29,9 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, dict[str, bytes]] = {}
         self.large: dict[str, bytes] = {}  # By SHA-256.
+        self.parts: dict[tuple[str, int], bytes] = {}  # Of large files that are still incomplete.
+        self.uploads: list[str] = []  # Paths of what was put, in order.
+        self.max_uploads: int | None = None  # Connections break off after so many.
         self.commits: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -45,6 +51,19 @@ def running_hub() -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+@contextmanager
+def connected_hub(monkeypatch) -> Iterator[Hub]:
+    """A running server, and the client of this process pointed at it, with a token that may write."""
+    with running_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
         path, body = urlsplit(self.path).path, self.body()
         if path == "/api/validate-yaml":
             return self.reply({"errors": [], "warnings": []})
+        if match := re.fullmatch(r"/lfs-complete/(\w+)", path):
+            return self.complete(match[1], json.loads(body))
         if not self.may_write():
             return None
         if path == "/api/repos/create":
@@ -131,23 +152,42 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"files": files})
 
     def lfs_batch(self, request):
-        objects = [
-            {
-                **item,
-                "actions": {
-                    "upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}},
-                    "verify": {"href": f"{self.server.url}/lfs-verify", "header": {}},
-                },
-            }
-            for item in request["objects"]
-        ]
-        self.reply({"transfer": "basic", "objects": objects})
+        objects = [item | self.actions(item) for item in request["objects"]]
+        self.reply({"transfer": "multipart" if "multipart" in request["transfers"] else "basic", "objects": objects})
+
+    def actions(self, item):
+        """Where an object goes, whole or in parts; nothing for one that is there already."""
+        url, oid = self.server.url, item["oid"]
+        if oid in self.server.large:
+            return {}
+        upload = {"href": f"{url}/lfs/{oid}", "header": {}}
+        if item["size"] > PART_SIZE:
+            count = -(-item["size"] // PART_SIZE)
+            parts = {str(number): f"{url}/lfs-part/{oid}/{number}" for number in range(1, count + 1)}
+            upload = {"href": f"{url}/lfs-complete/{oid}", "header": {"chunk_size": str(PART_SIZE), **parts}}
+        return {"actions": {"upload": upload, "verify": {"href": f"{url}/lfs-verify", "header": {}}}}
 
     def do_PUT(self):
-        content, oid = self.body(), self.path.rsplit("/", 1)[1]
+        if self.server.max_uploads is not None and len(self.server.uploads) >= self.server.max_uploads:
+            self.close_connection = True
+            return self.connection.close()
+        content = self.body()
+        self.server.uploads.append(self.path)
+        if match := re.fullmatch(r"/lfs-part/(\w+)/(\d+)", self.path):
+            self.server.parts[match[1], int(match[2])] = content
+        else:
+            self.keep(self.path.rsplit("/", 1)[1], content)
+        return self.reply(b"", headers={"ETag": f'"{etag(content)}"'}.items())
+
+    def complete(self, oid, request):
+        numbers = [part["partNumber"] for part in request["parts"]]
+        assert numbers == list(range(1, len(numbers) + 1))
+        self.keep(oid, b"".join(self.server.parts.pop((oid, number)) for number in numbers))
+        self.reply({})
+
+    def keep(self, oid, content):
         assert hashlib.sha256(content).hexdigest() == oid
         self.server.large[oid] = content
-        self.reply(b"")
 
     def commit(self, repo, body):
         files = self.server.files[repo]

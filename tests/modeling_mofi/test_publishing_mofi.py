@@ -1,18 +1,21 @@
 """Publishing with the real client against a server that speaks the Hub's API, and what comes back."""
 
+import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import yaml
-from hub_server import READER_TOKEN, TOKEN, running_hub
-from huggingface_hub import constants
+from hub_server import READER_TOKEN, connected_hub
+from huggingface_hub import constants, hf_hub_download
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
 
 from modeling_mofi import MofiForPreTraining, MofiModel
@@ -104,12 +107,7 @@ def test_card_needs_to_know_which_result_is_its_own(trained):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A running server, and the client of this process pointed at it, with a token that may write."""
-    with running_hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with connected_hub(monkeypatch) as server:
         yield server
 
 
@@ -135,6 +133,12 @@ def test_model_in_memory_is_published_with_its_processor_and_card(trained, hub):
     files = hub.files["me/in-memory"]
     assert {"processor_config.json", "tokenizer.json", "configuration_mofi.py"} <= set(files)
     assert "to tell 4 entities apart" in files["README.md"].decode()
+
+
+def test_lost_network_does_not_lose_a_model_in_memory(trained, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="Nothing is lost: the model is still in memory"):
+        MofiModel.from_pretrained(trained[0]).push_to_hub("me/in-memory")
 
 
 def test_second_upload_replaces_the_first(trained, hub):
@@ -211,3 +215,40 @@ def test_offline_machine_is_explained(trained, hub, monkeypatch):
 def test_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         publish_checkpoint(tmp_path, "me/mofi")
+
+
+def big_checkpoint(trained, folder):
+    """A copy of the checkpoint whose head file has 108 MB, three parts and a rest."""
+    shutil.copytree(trained[0], folder)
+    save_file({"weight": torch.arange(27_000_000, dtype=torch.float32)}, folder / "entity_head.safetensors")
+    return folder
+
+
+def test_file_of_100_mb_travels_in_parts_and_comes_back_whole(trained, hub, tmp_path):
+    folder = big_checkpoint(trained, tmp_path / "big")
+    publish_checkpoint(folder, "me/big", with_entity_head=True)
+    assert sum(path.startswith("/lfs-part/") for path in hub.uploads) == 4 and not hub.parts
+    copy = hf_hub_download("me/big", "entity_head.safetensors", cache_dir=tmp_path / "cache")
+    with open(copy, "rb") as back, open(folder / "entity_head.safetensors", "rb") as sent:
+        assert hashlib.file_digest(back, "sha256").digest() == hashlib.file_digest(sent, "sha256").digest()
+
+
+def test_upload_that_breaks_off_is_explained_and_goes_on_with_what_is_missing(trained, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    folder = big_checkpoint(trained, tmp_path / "big")
+    hub.max_uploads = 6
+    with pytest.raises(ConnectionError, match=r"is out of reach.*publish again.*not sent twice.*the files are in"):
+        publish_checkpoint(folder, "me/big", with_entity_head=True)
+    assert not hub.commits and set(hub.files["me/big"]) == {".gitattributes"}
+    whole = {path for path in hub.uploads if path.startswith("/lfs/")}
+    assert whole
+    hub.max_uploads, hub.uploads = None, []
+    publish_checkpoint(folder, "me/big", with_entity_head=True)
+    assert "entity_head.safetensors" in hub.files["me/big"] and not whole & set(hub.uploads)
+
+
+def test_two_uploads_at_once_leave_a_whole_repository(trained, hub, tmp_path):
+    folders = [shutil.copytree(trained[0], tmp_path / name) for name in ("here", "there")]
+    with ThreadPoolExecutor(2) as pool:
+        urls = list(pool.map(lambda folder: publish_checkpoint(folder, "me/twice"), folders))
+    assert len(urls) == len(hub.commits) == 2 and "model.safetensors" in hub.files["me/twice"]
