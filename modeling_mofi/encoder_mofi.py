@@ -30,6 +30,11 @@ class MofiEncoder:
         return cls(MofiModel.from_pretrained(name).to(device), processor, batch_size=batch_size)
 
     @property
+    def name(self) -> str:
+        """Folder or Hub id that the model was loaded from; empty for one made in memory."""
+        return self.model.name_or_path
+
+    @property
     def projection_dim(self) -> int:
         """Size D of the embeddings."""
         return self.model.config.projection_dim

@@ -1,9 +1,9 @@
 """Which entity is this? Names what an image shows, out of entities that a checkpoint or its user knows."""
 
-import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +11,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .calibration_mofi import Calibration, fit_calibration
 from .encoder_mofi import MofiEncoder
+from .entity_index_files import (
+    CARD,
+    COLUMNS,
+    ENTITIES_NAME,
+    SETTINGS_NAME,
+    VECTORS_NAME,
+    Entities,
+    download,
+    fingerprint,
+    read_entities,
+    read_vectors,
+)
+from .model_card_mofi import is_hub_id
+from .publishing_mofi import upload_folder
 from .row_files_mofi import load_rows, num_saved_rows
 from .vector_search import VectorSearch
 
@@ -25,12 +37,10 @@ from .vector_search import VectorSearch
 logger = logging.getLogger(__name__)
 
 SOURCES = ("head", "text", "both")
-COLUMNS = ("entity_id", "name", "description")
-VECTORS_NAME, ENTITIES_NAME, SETTINGS_NAME = "entity_index.safetensors", "entity_index.parquet", "entity_index.json"
 # Entities whose probabilities are weighed against one another; the others' are taken as nought.
 NUM_WEIGHED = 100
-
-Entities = dict[str, list[str]]
+# Half precision and quantised towers stay above this cosine with the checkpoint's own embeddings.
+MIN_PROBE_COSINE = 0.95
 
 
 @dataclass
@@ -124,7 +134,7 @@ class EntityIndex:
                 f"{checkpoint} has {num_rows or 'no'} head rows and {len(entities['name'])} entities; they must be as "
                 "many. Take both from one training run, or source='text'."
             )
-        encoder = MofiEncoder.from_pretrained(folder, device=device)
+        encoder = MofiEncoder.from_pretrained(checkpoint, device=device)
         vectors = entity_vectors(folder, entities, encoder, source=source)
         return cls(vectors.to(dtype), entities, encoder, source=source)
 
@@ -190,53 +200,85 @@ class EntityIndex:
         self.calibration = fit_calibration(similarities, targets)
         return self.calibration
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Writes vectors (safetensors), entities (Parquet) and settings (JSON) to a folder."""
-        folder = Path(folder)
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes vectors (safetensors), entities (Parquet) and settings (JSON) to a folder, without the model."""
+        self._write(Path(folder), checkpoint=self.encoder.name)
+
+    def _write(self, folder: Path, *, checkpoint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": "pt", "entities": fingerprint(self.entities)}
-        save_file({"vectors": self.vectors.contiguous()}, folder / VECTORS_NAME, metadata=metadata)
+        tensors = {"vectors": self.vectors.contiguous(), "probe": probe(self.encoder)}
+        save_file(tensors, folder / VECTORS_NAME, metadata={"format": "pt", "entities": fingerprint(self.entities)})
         pq.write_table(pa.table(self.entities), folder / ENTITIES_NAME)
         calibration = None if self.calibration is None else asdict(self.calibration)
-        settings = {"source": self.source, "calibration": calibration}
+        settings = {"checkpoint": checkpoint, "source": self.source, "calibration": calibration}
         (folder / SETTINGS_NAME).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike, encoder: MofiEncoder) -> "EntityIndex":
-        """Reads what `save` wrote, from a folder or a repository on the Hub.
+    def push_to_hub(
+        self, repo_id: str, *, checkpoint: str | None = None, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Publishes the index in a repository of its own, and returns the commit's URL.
+
+        Args:
+            checkpoint: Where the Hub has the model; by default whence it was loaded, if that is a Hub id.
 
         Raises:
-            ValueError: If a file is missing, damaged, or belongs to another index.
+            ValueError: If it is not known where the Hub has the model.
+            ConnectionError, PermissionError: As `publish_checkpoint`.
         """
-        folder = download(folder, ["entity_index.*"])
+        checkpoint = checkpoint or self.encoder.name
+        if not is_hub_id(checkpoint):
+            raise ValueError(
+                f"The index was made with {checkpoint or 'a model in memory'}, which others do not have. Publish that "
+                'model first, then say where: index.push_to_hub(..., checkpoint="user/model").'
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder), checkpoint=checkpoint)
+            card = CARD.format(repo_id=repo_id, checkpoint=checkpoint, count=len(self))
+            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            return upload_folder(
+                folder,
+                repo_id,
+                patterns=["entity_index.*", "README.md"],
+                commit_message="Upload entity index",
+                private=private,
+                token=token,
+                kept="the index is still in memory",
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, encoder: MofiEncoder | None = None, device: str = "cpu"
+    ) -> "EntityIndex":
+        """Reads what `save_pretrained` or `push_to_hub` wrote, from a folder or a repository on the Hub.
+
+        Args:
+            encoder: Embeds the queries; by default the checkpoint that the index was made with.
+
+        Raises:
+            ValueError: If a file is missing, damaged, or belongs to another index or another model.
+        """
+        folder = download(name, ["entity_index.*"])
         if missing := [name for name in (VECTORS_NAME, ENTITIES_NAME, SETTINGS_NAME) if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no saved index: it has no {', '.join(missing)}.")
-        try:
-            with safe_open(folder / VECTORS_NAME, framework="pt") as file:
-                vectors, written = file.get_tensor("vectors"), (file.metadata() or {}).get("entities")
-        except SafetensorError as error:
-            raise ValueError(f"{folder / VECTORS_NAME} is damaged or incomplete ({error}); copy it again.") from error
-        entities = read_entities(folder / ENTITIES_NAME)
-        if fingerprint(entities) != written or len(entities["name"]) != len(vectors):
-            raise ValueError(f"{ENTITIES_NAME} and {VECTORS_NAME} in {folder} come from different indexes.")
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        vectors, written_probe = read_vectors(folder / VECTORS_NAME, entities := read_entities(folder / ENTITIES_NAME))
+        encoder = encoder or MofiEncoder.from_pretrained(settings["checkpoint"], device=device)
         index = cls(vectors, entities, encoder, source=settings["source"])
+        cosine = (probe(encoder) * written_probe).sum(dim=-1).min().item()
+        if cosine < MIN_PROBE_COSINE:
+            raise ValueError(
+                f"{name} was made with another model than {encoder.name or 'this one'} (cosine {cosine:.2f} of their "
+                f"embeddings); pass an encoder of {settings['checkpoint']}, or build the index anew."
+            )
         if settings["calibration"] is not None:
             index.calibration = Calibration(**settings["calibration"])
         return index
 
 
-def download(name: str | os.PathLike, patterns: list[str]) -> Path:
-    """The folder itself, or a copy of the files of a repository on the Hub."""
-    return Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), allow_patterns=patterns))
-
-
-def read_entities(path: Path) -> Entities:
-    """Columns of `entities.parquet` or of a saved index, in order of entity_label."""
-    found = pq.read_schema(path).names
-    if missing := [name for name in COLUMNS if name not in found]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(found)}.")
-    return {name: pq.read_table(path, columns=[name]).column(name).to_pylist() for name in COLUMNS}
+def probe(encoder: MofiEncoder) -> torch.Tensor:
+    """Embeddings of one fixed image and one fixed text `[2, D]`, by which a model is known again."""
+    image = Image.linear_gradient("L").convert("RGB")
+    return torch.cat([encoder.encode_images([image]), encoder.encode_texts(["a probe"])])
 
 
 def entity_vectors(folder: Path, entities: Entities, encoder: MofiEncoder, *, source: str) -> torch.Tensor:
@@ -248,8 +290,3 @@ def entity_vectors(folder: Path, entities: Entities, encoder: MofiEncoder, *, so
     if source != "head":
         parts.append(encoder.encode_entities(entities["name"], entities["description"]))
     return torch.stack(parts).mean(dim=0)
-
-
-def fingerprint(entities: Entities) -> str:
-    """Hash of the ids, in order."""
-    return hashlib.sha256("\n".join(entities["entity_id"]).encode()).hexdigest()

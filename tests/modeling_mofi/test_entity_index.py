@@ -1,11 +1,14 @@
 """Naming what an image shows, and a gallery of one's own images."""
 
+import json
 import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hub_server import READER_TOKEN, connected_hub
+from huggingface_hub import constants
 from PIL import Image
 from tiny import COLORS, NAMES, make_tiny_config, make_tiny_processor, write_entities
 
@@ -14,6 +17,7 @@ from modeling_mofi.calibration_mofi import Calibration, fit_calibration
 from modeling_mofi.encoder_mofi import MofiEncoder, read_image
 from modeling_mofi.entity_index import EntityIndex
 from modeling_mofi.image_gallery import ImageGallery
+from modeling_mofi.publishing_mofi import publish_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -80,31 +84,94 @@ def test_saved_index_comes_back_equal(checkpoint, tmp_path, dtype):
     index = EntityIndex.from_checkpoint(checkpoint, dtype=dtype)
     index.add_entities(["flag"], ["cloth"])
     index.calibration = Calibration(scale=20.0, threshold=0.3)
-    index.save(tmp_path)
-    loaded = EntityIndex.load(tmp_path, index.encoder)
+    index.save_pretrained(tmp_path)
+    loaded = EntityIndex.from_pretrained(tmp_path)
     assert loaded.vectors.dtype == dtype and loaded.calibration == index.calibration
     assert loaded.search(pictures()) == index.search(pictures())
 
 
 def test_index_without_its_own_entities_is_refused(checkpoint, encoder, tmp_path):
-    EntityIndex.from_checkpoint(checkpoint).save(tmp_path)
+    EntityIndex.from_checkpoint(checkpoint).save_pretrained(tmp_path)
     pq.write_table(
         pa.table({name: list("abcd") for name in ("entity_id", "name", "description")}),
         tmp_path / "entity_index.parquet",
     )
     with pytest.raises(ValueError, match="come from different indexes"):
-        EntityIndex.load(tmp_path, encoder)
+        EntityIndex.from_pretrained(tmp_path, encoder=encoder)
     (tmp_path / "entity_index.json").unlink()
     with pytest.raises(ValueError, match="it has no entity_index.json"):
-        EntityIndex.load(tmp_path, encoder)
+        EntityIndex.from_pretrained(tmp_path, encoder=encoder)
+
+
+def test_index_of_another_model_is_refused(checkpoint, tmp_path):
+    EntityIndex.from_checkpoint(checkpoint).save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    other = MofiEncoder(MofiModel(make_tiny_config()), make_tiny_processor())
+    with pytest.raises(ValueError, match=f"another model than this one.*pass an encoder of {checkpoint}"):
+        EntityIndex.from_pretrained(tmp_path, encoder=other)
+
+
+def test_model_in_half_precision_is_known_again(checkpoint, tmp_path):
+    EntityIndex.from_checkpoint(checkpoint).save_pretrained(tmp_path)
+    half = MofiEncoder(MofiModel.from_pretrained(checkpoint, dtype=torch.bfloat16), make_tiny_processor())
+    assert len(EntityIndex.from_pretrained(tmp_path, encoder=half)) == 4
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with connected_hub(monkeypatch) as server:
+        yield server
+
+
+def test_published_index_comes_back_with_its_model(checkpoint, hub, tmp_path):
+    publish_checkpoint(checkpoint, "me/mofi")
+    index = EntityIndex.from_checkpoint(checkpoint, dtype=torch.float16)
+    index.calibration = Calibration(scale=20.0, threshold=0.3)
+    url = index.push_to_hub("me/index", checkpoint="me/mofi")
+    assert url.startswith(f"{hub.url}/me/index/commit/")
+    assert set(hub.files["me/index"]) - {".gitattributes"} == {
+        *("entity_index.safetensors", "entity_index.parquet", "entity_index.json", "README.md")
+    }
+    loaded = EntityIndex.from_pretrained("me/index")
+    assert loaded.encoder.name == "me/mofi" and loaded.vectors.dtype == torch.float16
+    assert loaded.search(pictures()) == index.search(pictures())
+    card = hub.files["me/index"]["README.md"].decode()
+    assert "base_model: me/mofi" in card and "4 entities" in card
+
+
+def test_index_of_a_published_checkpoint_knows_where_its_model_is(checkpoint, hub):
+    publish_checkpoint(checkpoint, "me/mofi")
+    EntityIndex.from_checkpoint("me/mofi").push_to_hub("me/index")
+    assert json.loads(hub.files["me/index"]["entity_index.json"])["checkpoint"] == "me/mofi"
+
+
+def test_index_of_a_model_that_only_is_here_is_not_published(checkpoint, hub):
+    with pytest.raises(ValueError, match="which others do not have. Publish that model first"):
+        EntityIndex.from_checkpoint(checkpoint).push_to_hub("me/index")
+    assert not hub.files
+
+
+def test_index_without_a_right_to_publish_stays_in_memory(checkpoint, hub):
+    with pytest.raises(PermissionError, match="refused to write me/index.*the index is still in memory"):
+        EntityIndex.from_checkpoint(checkpoint).push_to_hub("me/index", checkpoint="me/mofi", token=READER_TOKEN)
+
+
+def test_names_that_lead_nowhere_are_explained(hub, monkeypatch):
+    for name in ("me/nothing", "no/such/folder"):
+        with pytest.raises(ValueError, match=f"{name} is no folder here, and no repository"):
+            EntityIndex.from_pretrained(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="the Hub is out of reach"):
+        EntityIndex.from_checkpoint("me/mofi")
 
 
 def test_truncated_index_is_refused(checkpoint, encoder, tmp_path):
-    EntityIndex.from_checkpoint(checkpoint).save(tmp_path)
+    EntityIndex.from_checkpoint(checkpoint).save_pretrained(tmp_path)
     path = tmp_path / "entity_index.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="damaged or incomplete"):
-        EntityIndex.load(tmp_path, encoder)
+        EntityIndex.from_pretrained(tmp_path, encoder=encoder)
 
 
 def test_entities_that_do_not_fit_the_head_are_refused(checkpoint, tmp_path):
