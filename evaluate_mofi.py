@@ -206,11 +206,11 @@ def summarize(
 
 
 def run_command() -> None:
-    """Runs `main`; a mistake of the user ends it with one line instead of a traceback."""
+    """Runs `main`; a mistake of the user, or a library that is not there, ends it with a line, not a traceback."""
     try:
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate_mofi.py: {error}")
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"evaluate_mofi.py: {str(error).strip()}")
 
 
 if __name__ == "__main__":

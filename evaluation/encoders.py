@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import modeling_mofi  # Registers MOFI with the Auto classes.
 
@@ -73,7 +73,8 @@ def load_encoder(
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     try:
-        loaded = AutoModel.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
+        config = load_config(name, revision)
+        loaded = AutoModel.from_pretrained(name, config=config, revision=revision, dtype=getattr(torch, dtype))
     except OSError as error:
         raise OSError(f"{model} is neither a folder with a model nor reachable on the Hub: {error}") from error
     loaded = loaded.to(device).eval()
@@ -93,6 +94,15 @@ def check_settings(**settings: str) -> None:
         if value not in SETTINGS[name]:
             *others, last = map(repr, SETTINGS[name])
             raise ValueError(f"{name} is {value!r}; it must be {', '.join(others)} or {last}.")
+
+
+def load_config(model: str, revision: str | None) -> Any:
+    """The model's configuration, without what transformers' wrapper of timm would pass on twice."""
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if config.model_type == "timm_wrapper" and config.model_args:
+        # timm writes the number of classes into the arguments; the wrapper builds the model without classes.
+        config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
+    return config
 
 
 def load_image_processor(model: str, loaded: Any, *, revision: str | None, preprocessing: str) -> Any:
