@@ -2,32 +2,48 @@
 
     python -m benchmarks.data_image_phase
 
-The model is a CLIP with random weights, made in place; the images are noise as JPEG. The phase (decode, prepare,
-embed, score) and the bare forward on prepared tensors alternate, and the medians are compared, so that what else the
-machine does weighs on both; so do decoding in full and at a fraction.
+The models are CLIPs with random weights, made in place; the images are noise as JPEG. All on one thread, but for the
+part that decodes ahead. The phase as a build runs it (read, decode, prepare, embed, score, write, commit) and the bare
+forward pass on prepared tensors take turns, and the medians are compared, so that what else the machine does weighs on
+both. So do the phase in line and with decoding ahead of the model, under a model that takes about as long as decoding;
+and decoding in full and at a fraction.
 """
 
 import argparse
+import dataclasses
 import io
+import itertools
 import json
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from benchmarks.evaluation_record import write_record
-from data_scripts import score_entities as stage
-from data_scripts.decode_images import decode_images, decode_pixels, open_image
-from data_scripts.embed_entities import FilterModel
+from benchmarks.generated_builds import (
+    build_sample_knowledge_base,
+    encode_noise,
+    plan_generated,
+    write_clip,
+    write_pairs,
+)
+from data_scripts.build_i2e import embed_found_entities
+from data_scripts.build_phases import link_phase, score_groups, score_phase
+from data_scripts.decode_images import decode_image, decode_pixels, open_image
+from data_scripts.engines import Engine, run_phase
+from data_scripts.filter_model import embed_images, prepare_image
+from data_scripts.run_shards import single_shards
 
 
 SIZES = ((500, 375), (1280, 960), (3000, 2250))
-IMAGE_SIZE = 256
+IMAGE_SIZE = 320
+# Takes about as long as decoding and preparing an image, on one core.
+SMALL_MODEL = {"hidden_size": 256, "num_layers": 4, "patch_size": 32}
 
 
 def main() -> None:
@@ -35,58 +51,78 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden_size", type=int, default=768)
     parser.add_argument("--num_layers", type=int, default=12)
-    parser.add_argument("--num_images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--num_images", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_image_phase.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    measured = measure_phase(args) | {"decode": [measure_decode(size, repeats=args.repeats) for size in SIZES]}
-    write_record(args.output, vars(args) | {"output": str(args.output)} | measured)
+    measured = {"model": f"ViT of width {args.hidden_size}, {args.num_layers} layers, patch 16, 224 pixels, fp32"}
+    with tempfile.TemporaryDirectory() as name:
+        measured |= measure_phase(Path(name), args)
+        measured["ahead"] = measure_ahead(Path(name), repeats=args.repeats, num_images=8 * args.num_images)
+        small = str(Path(name) / "small")
+        measured["decode"] = [measure_decode(size, repeats=args.repeats, filter_model=small) for size in SIZES]
+    write_record(args.output, measured)
     print(json.dumps(measured, indent=2))
 
 
-def encode_noise(size: tuple[int, int], *, seed: int = 0) -> bytes:
-    """A JPEG with some structure: noise enlarged eight times, as photographs are smooth."""
-    small = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+def plan_scoring(folder: Path, filter_model: str, *, num_images: int, batch_size: int, threads: int) -> Callable:
+    """Runs the text phase over 500 x 375 images; returns the image phase, which writes to another folder each time."""
+    knowledge_base = build_sample_knowledge_base(folder)
+    images = [encode_noise((500, 375), seed=seed) for seed in range(num_images)]
+    pairs = write_pairs(folder / "pairs.parquet", knowledge_base, num_pairs=num_images, images=images)
+    output = folder / f"{Path(filter_model).name}-{threads}"
+    options = {"filter_model": filter_model, "batch_size": batch_size, "decode_threads": threads}
+    build = plan_generated(pairs, output, knowledge_base, **options)
+    linking = link_phase(build)
+    run_phase(linking, single_shards(build.shards), engine=Engine())
+    embed_found_entities(build, linking)
+    scoring, numbers = score_phase(build), itertools.count()
+
+    def run() -> None:
+        target = output / f"turn-{next(numbers)}"
+        run_phase(dataclasses.replace(scoring, folder=target), score_groups(build), engine=Engine())
+        shutil.rmtree(target)
+
+    return run
 
 
-def measure_phase(args: argparse.Namespace) -> dict[str, float]:
+def measure_phase(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Images per second of the bare forward and of the whole phase, at 500 x 375 pixels."""
-    vision = {
-        "hidden_size": args.hidden_size,
-        "intermediate_size": 4 * args.hidden_size,
-        "num_hidden_layers": args.num_layers,
-        "num_attention_heads": args.hidden_size // 64,
-        "patch_size": 16,
-    }
-    model = CLIPModel(CLIPConfig(vision_config=vision, projection_dim=512)).eval()
-    prepare = CLIPImageProcessorPil()
-    loaded = FilterModel(model, lambda images, **options: prepare(images, **options), torch.device("cpu"))
-    texts = np.random.default_rng(0).normal(size=(4, 512)).astype(np.float32)
-    stage.open_filter_model = lambda name: loaded
-    stage.open_text_embeddings = lambda folder: (texts, {f"Q{row}": row for row in range(len(texts))})
-    files = [encode_noise((500, 375), seed=seed) for seed in range(args.num_images)]
-    pixel_values = prepare([Image.open(io.BytesIO(data)) for data in files], return_tensors="pt")["pixel_values"]
+    clip = write_clip(folder / "clip", hidden_size=args.hidden_size, num_layers=args.num_layers)
+    phase = plan_scoring(folder, clip, num_images=args.num_images, batch_size=args.batch_size, threads=0)
+    images = [Image.open(io.BytesIO(encode_noise((500, 375), seed=seed))) for seed in range(args.num_images)]
+    prepared = [prepare_image(image, filter_model=clip) for image in images]
 
     def bare() -> None:
-        with torch.inference_mode():
-            model.get_image_features(pixel_values=pixel_values)
-
-    def phase() -> None:
-        batch = decode_images({"image": list(files)}, image_size=IMAGE_SIZE)
-        batch["candidates"] = [[{"entity_id": "Q0"}, {"entity_id": "Q1"}] for _ in files]
-        stage.score_entities(batch, filter_model="", text_embeddings="")
+        for first in range(0, len(prepared), args.batch_size):
+            embed_images(prepared[first : first + args.batch_size], filter_model=clip)
 
     seconds = alternate([bare, phase], repeats=args.repeats)
     speeds = [args.num_images / found for found in seconds]
-    return {"bare_images_per_second": speeds[0], "phase_images_per_second": speeds[1], "ratio": speeds[1] / speeds[0]}
+    return {
+        "bare_images_per_second": speeds[0],
+        "phase_images_per_second": speeds[1],
+        "phase_relative_to_bare": speeds[1] / speeds[0],
+    }
 
 
-def measure_decode(size: tuple[int, int], *, repeats: int) -> dict[str, object]:
-    """Images per second with and without decoding at a fraction of the size; both end at the same size."""
+def measure_ahead(folder: Path, *, repeats: int, num_images: int) -> dict[str, float]:
+    """Images per second of the phase in line, and with one thread that decodes ahead of the model."""
+    clip = write_clip(folder / "small", **SMALL_MODEL)
+    options = {"num_images": num_images, "batch_size": num_images // 8}
+    phases = [plan_scoring(folder, clip, threads=threads, **options) for threads in (0, 1)]
+    speeds = [num_images / found for found in alternate(phases, repeats=repeats)]
+    return {
+        "in_line_images_per_second": speeds[0],
+        "ahead_images_per_second": speeds[1],
+        "gain": speeds[1] / speeds[0],
+    }
+
+
+def measure_decode(size: tuple[int, int], *, repeats: int, filter_model: str) -> dict[str, object]:
+    """Images per second decoded in full and at a fraction, to the same size; and all that comes before the model."""
     data = encode_noise(size)
 
     def in_full() -> None:
@@ -97,12 +133,16 @@ def measure_decode(size: tuple[int, int], *, repeats: int) -> dict[str, object]:
     def scaled() -> None:
         decode_pixels(open_image(data), image_size=IMAGE_SIZE)
 
-    seconds = alternate([in_full, scaled], repeats=3 * repeats)
+    def prepared() -> None:
+        prepare_image(decode_image(data, image_size=IMAGE_SIZE)[0], filter_model=filter_model)
+
+    full, fraction, whole = alternate([in_full, scaled, prepared], repeats=9 * repeats)
     return {
         "size": list(size),
-        "full_images_per_second": 1 / seconds[0],
-        "scaled_images_per_second": 1 / seconds[1],
-        "gain": seconds[0] / seconds[1],
+        "full_images_per_second": 1 / full,
+        "scaled_images_per_second": 1 / fraction,
+        "gain": full / fraction,
+        "decoded_encoded_and_prepared_images_per_second": 1 / whole,
     }
 
 

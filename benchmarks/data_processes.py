@@ -1,112 +1,143 @@
-"""Two processes beside one, and memory that does not grow with the input.
+"""Two worker processes of the data build beside one, each with one thread.
 
-    python -m benchmarks.data_processes
+    OMP_NUM_THREADS=1 python -m benchmarks.data_processes
 
-Runs the text phase on generated pairs, whose texts name entities of the sample's knowledge base, with one process and
-with two, in turn, and compares the medians; then with one worker on ever more pairs, and reads its peak memory.
+Generated pairs, whose texts name entities of the sample's knowledge base, with 64-pixel JPEGs and a small CLIP with
+random weights. Each phase runs with one process and with two, in turn, and the medians are compared, workers already
+started; then the whole command does, start-up, planning, labels and report included.
 """
 
 import argparse
+import dataclasses
 import json
-import multiprocessing
-import random
-import resource
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from benchmarks.evaluation_record import write_record
-from data_scripts.build_arguments import FilterArguments, LabelArguments, LinkArguments, RunArguments, SourceArguments
-from data_scripts.build_i2e import BuildArguments, link_phase, plan_build, write_statistics
-from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from benchmarks.generated_builds import (
+    build_sample_knowledge_base,
+    encode_noise,
+    plan_generated,
+    write_clip,
+    write_pairs,
+)
+from data_scripts.build_i2e import embed_found_entities
+from data_scripts.build_phases import Build, link_phase, score_groups, score_phase
 from data_scripts.engines import Engine, run_phase
-from data_scripts.knowledge_base import KnowledgeBase
+from data_scripts.run_shards import Group, Phase, single_shards
+
+
+ROWS_PER_SHARD = 1_000
+MODEL = {"hidden_size": 128, "num_layers": 4, "image_size": 64, "patch_size": 16}
 
 
 def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num_pairs", type=int, default=40_000)
-    parser.add_argument("--memory_pairs", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--num_texts", type=int, default=60_000)
+    parser.add_argument("--num_images", type=int, default=6_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_processes.json"))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, Engine(num_processes=2, preload=["data_scripts.build_phases"]) as two:
         folder = Path(name)
-        source = KnowledgeBaseArguments("sample_data/entities.jsonl.gz", str(folder / "kb"), exclusions=None)
-        knowledge_base = str(build_knowledge_base(source))
-        measured = measure_processes(folder, knowledge_base, num_pairs=args.num_pairs, repeats=args.repeats)
-        peaks = {count: measure_memory(folder, knowledge_base, num_pairs=count) for count in args.memory_pairs}
-    measured |= {"peak_megabytes_by_pairs": peaks, "peak_ratio": max(peaks.values()) / min(peaks.values())}
+        knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
+        engines = {1: Engine(), 2: two}
+        measured = {"text_phase": measure_texts(folder, knowledge_base, engines, args)}
+        pairs = write_images(folder, knowledge_base, args.num_images)
+        measured["image_phase"] = measure_images(folder, pairs, knowledge_base, clip, engines, args)
+        measured["whole_command"] = measure_command(folder, pairs, knowledge_base, clip, args)
     write_record(args.output, measured)
     print(json.dumps(measured, indent=2))
 
 
-def write_pairs(path: Path, knowledge_base: str, *, num_pairs: int) -> str:
-    """Distinct texts of eight words, one of them a name; the images are never opened here."""
-    names = KnowledgeBase(knowledge_base).table["name"].to_pylist()
-    generator = random.Random(0)
-    schema = pa.schema({"image": pa.binary(), "alt_text": pa.string()})
-    with pq.ParquetWriter(path, schema) as writer:
-        for first in range(0, num_pairs, 10_000):
-            numbers = range(first, min(first + 10_000, num_pairs))
-            texts = [f"a photo of {generator.choice(names)} on the table, number {number}" for number in numbers]
-            writer.write_table(pa.table({"image": [b""] * len(texts), "alt_text": texts}, schema=schema))
-    return str(path)
+def write_images(folder: Path, knowledge_base: str, num_pairs: int) -> str:
+    """Pairs with a hundred different small images."""
+    images = [encode_noise((64, 64), seed=seed) for seed in range(100)]
+    return write_pairs(folder / "images.parquet", knowledge_base, num_pairs=num_pairs, images=images)
 
 
-def run_text_phase(pairs: str, output_dir: Path, knowledge_base: str, *, engine: Engine) -> float:
-    """Seconds of the text phase over all shards."""
-    args = BuildArguments(
-        SourceArguments(pairs, rows_per_shard=5_000),
-        LinkArguments(knowledge_base, num_statistics_texts=1_000),
-        FilterArguments("sample_data/tokenizer", keep_fraction=1.0),
-        LabelArguments(),
-        RunArguments(str(output_dir)),
+def measure_texts(
+    folder: Path, knowledge_base: str, engines: dict[int, Engine], args: argparse.Namespace
+) -> dict[str, float]:
+    """The text phase; no image is opened, so there is none."""
+    pairs = write_pairs(folder / "texts.parquet", knowledge_base, num_pairs=args.num_texts, images=[b""])
+    build = plan_generated(pairs, folder / "texts", knowledge_base, rows_per_shard=ROWS_PER_SHARD)
+    return compare(link_phase(build), single_shards(build.shards), engines, num_pairs=args.num_texts, args=args)
+
+
+def measure_images(
+    folder: Path, pairs: str, knowledge_base: str, clip: str, engines: dict[int, Engine], args: argparse.Namespace
+) -> dict[str, float]:
+    """The image phase, after a text phase that is not counted."""
+    build: Build = plan_generated(
+        pairs, folder / "images", knowledge_base, filter_model=clip, rows_per_shard=ROWS_PER_SHARD, batch_size=64
     )
-    build = plan_build(args)
-    write_statistics(build)
+    linking = link_phase(build)
+    run_phase(linking, single_shards(build.shards), engine=engines[1])
+    embed_found_entities(build, linking)
+    return compare(score_phase(build), score_groups(build), engines, num_pairs=args.num_images, args=args)
+
+
+def compare(
+    phase: Phase, groups: list[Group], engines: dict[int, Engine], *, num_pairs: int, args: argparse.Namespace
+) -> dict[str, float]:
+    """Pairs per second of a phase with each engine, to a new folder each time."""
+
+    def run(count: int) -> None:
+        target = phase.folder.with_name("turn")
+        run_phase(dataclasses.replace(phase, folder=target), groups, engine=engines[count])
+        shutil.rmtree(target)
+
+    return speeds(run, num_pairs=num_pairs, repeats=args.repeats)
+
+
+def measure_command(
+    folder: Path, pairs: str, knowledge_base: str, clip: str, args: argparse.Namespace
+) -> dict[str, float]:
+    """The whole command from nothing to the finished data set, and how long it takes to start."""
+    command = [sys.executable, "-m", "data_scripts.build_i2e"]
+    settings = {
+        "pairs": pairs,
+        "knowledge_base": knowledge_base,
+        "filter_model": clip,
+        "keep_fraction": 1.0,
+        "rows_per_shard": ROWS_PER_SHARD,
+        "batch_size": 64,
+        "output_dir": folder / "command",
+    }
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+    def run(count: int) -> None:
+        shutil.rmtree(folder / "command", ignore_errors=True)
+        subprocess.run([*command, *flags, "--num_processes", str(count)], check=True, capture_output=True)
+
     started = time.perf_counter()
-    run_phase(link_phase(build), build.shards, engine=engine)
-    return time.perf_counter() - started
+    subprocess.run([*command, "--help"], check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    return speeds(run, num_pairs=args.num_images, repeats=args.repeats) | {"seconds_to_start": seconds}
 
 
-def measure_processes(folder: Path, knowledge_base: str, *, num_pairs: int, repeats: int) -> dict[str, float]:
-    """Median pairs per second with one worker process and with two; starting them is not counted."""
-    pairs = write_pairs(folder / "pairs.parquet", knowledge_base, num_pairs=num_pairs)
+def speeds(run: Callable[[int], None], *, num_pairs: int, repeats: int) -> dict[str, float]:
+    """Median pairs per second with one process and with two, which take turns; a first turn warms up."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    preload = ["data_scripts.build_phases"]
-    with Engine(num_processes=2, preload=preload) as two:
-        engines = {1: Engine(), 2: two}
-        for turn in range(repeats + 1):
-            for count, engine in engines.items():
-                found = run_text_phase(pairs, folder / f"{count}-{turn}", knowledge_base, engine=engine)
-                seconds[count] += [found] if turn else []
-    speeds = {count: num_pairs / statistics.median(found) for count, found in seconds.items()}
-    names = {f"pairs_per_second_of_{count}_processes": speed for count, speed in speeds.items()}
-    return names | {"speed_of_two_relative_to_one": speeds[2] / speeds[1]}
-
-
-def measure_memory(folder: Path, knowledge_base: str, *, num_pairs: int) -> float:
-    """Peak resident memory, in MB, of a fresh process that runs the text phase on so many pairs."""
-    pairs = write_pairs(folder / f"memory-{num_pairs}.parquet", knowledge_base, num_pairs=num_pairs)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=report_peak, args=(pairs, folder / f"out-{num_pairs}", knowledge_base, queue))
-    worker.start()
-    peak = queue.get()
-    worker.join()
-    return peak
-
-
-def report_peak(pairs: str, output_dir: Path, knowledge_base: str, queue: multiprocessing.Queue) -> None:
-    """Runs the text phase and reports the peak memory of this process."""
-    run_text_phase(pairs, output_dir, knowledge_base, engine=Engine())
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    for turn in range(repeats + 1):
+        for count, found in seconds.items():
+            started = time.perf_counter()
+            run(count)
+            found += [time.perf_counter() - started] if turn else []
+    one, two = (num_pairs / statistics.median(found) for found in seconds.values())
+    return {
+        "pairs_per_second_of_one_process": one,
+        "pairs_per_second_of_two_processes": two,
+        "two_relative_to_one": two / one,
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Peak memory of a worker of the data build, by the size of its input.
+
+    python -m benchmarks.data_memory
+
+Each size runs in a fresh process: the text phase alone on generated pairs, and whole builds, from planning to the
+report, with tiny images and a tiny CLIP. What is read is the process's highest resident memory. The time is here to
+show that the work grows with the input; it is no measure of speed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.evaluation_record import write_record
+from benchmarks.generated_builds import (
+    build_sample_knowledge_base,
+    encode_noise,
+    plan_generated,
+    write_clip,
+    write_pairs,
+)
+from data_scripts.build_i2e import run_build
+from data_scripts.build_phases import link_phase
+from data_scripts.engines import Engine, run_phase
+from data_scripts.run_shards import single_shards
+
+
+MODEL = {"hidden_size": 32, "num_layers": 1, "image_size": 32, "patch_size": 16}
+
+
+def main() -> None:
+    """Measures and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num_texts", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--num_images", type=int, nargs="*", default=[20_000, 200_000])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_memory.json"))
+    args = parser.parse_args()
+    measured = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
+        for part, sizes, filter_model in (
+            ("text_phase", args.num_texts, None),
+            ("whole_build", args.num_images, clip),
+        ):
+            peaks = {size: measure_peak(folder, knowledge_base, filter_model, num_pairs=size) for size in sizes}
+            if peaks:
+                megabytes = [peak["peak_megabytes"] for peak in peaks.values()]
+                measured[part] = {"by_pairs": peaks, "largest_relative_to_smallest": megabytes[-1] / megabytes[0]}
+    write_record(args.output, measured)
+    print(json.dumps(measured, indent=2))
+
+
+def measure_peak(folder: Path, knowledge_base: str, filter_model: str | None, *, num_pairs: int) -> dict[str, float]:
+    """Peak resident memory of a fresh process that works on so many pairs."""
+    images = [encode_noise((32, 32), seed=seed) for seed in range(100)] if filter_model else [b""]
+    pairs = write_pairs(folder / "pairs.parquet", knowledge_base, num_pairs=num_pairs, images=images)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    output = folder / f"{'build' if filter_model else 'text'}-{num_pairs}"
+    worker = context.Process(target=report_peak, args=(pairs, output, knowledge_base, filter_model, queue))
+    worker.start()
+    found = queue.get()
+    worker.join()
+    return found
+
+
+def report_peak(
+    pairs: str, output: Path, knowledge_base: str, filter_model: str | None, queue: multiprocessing.Queue
+) -> None:
+    """Runs the text phase or a whole build, and reports seconds and the peak memory of this process."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    if filter_model is None:
+        build = plan_generated(pairs, output, knowledge_base)
+        run_phase(link_phase(build), single_shards(build.shards), engine=Engine())
+    else:
+        run_build(plan_generated(pairs, output, knowledge_base, filter_model=filter_model), engine=Engine())
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    # `ru_maxrss` would also count what the parent held when it started this process.
+    kilobytes = int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+    queue.put({"peak_megabytes": kilobytes / 1024, "seconds": time.perf_counter() - started})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Builds of any size for the benchmarks: generated pairs, a CLIP with random weights, the sample's knowledge base."""
+
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
+from data_scripts.build_arguments import (
+    BuildArguments,
+    FilterArguments,
+    LabelArguments,
+    LinkArguments,
+    RunArguments,
+    SourceArguments,
+)
+from data_scripts.build_i2e import plan_build, write_statistics
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.build_phases import Build
+from data_scripts.knowledge_base import open_knowledge_base
+
+
+TOKENIZER = "sample_data/tokenizer"
+ROWS_PER_WRITE = 10_000
+
+
+def build_sample_knowledge_base(folder: Path) -> str:
+    """Builds the sample's knowledge base of 27,906 entities; returns its folder."""
+    source = KnowledgeBaseArguments("sample_data/entities.jsonl.gz", str(folder / "kb"), exclusions=None)
+    return str(build_knowledge_base(source))
+
+
+def encode_noise(size: tuple[int, int], *, seed: int = 0) -> bytes:
+    """A JPEG with some structure: noise enlarged eight times, as photographs are smooth."""
+    small = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_pairs(path: Path, knowledge_base: str, *, num_pairs: int, images: Sequence[bytes]) -> str:
+    """Writes pairs with distinct texts of about eight words, one of them a name; the images take turns."""
+    names = open_knowledge_base(knowledge_base).table["name"].to_pylist()
+    generator = random.Random(0)
+    schema = pa.schema({"image": pa.binary(), "alt_text": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, num_pairs, ROWS_PER_WRITE):
+            numbers = range(first, min(first + ROWS_PER_WRITE, num_pairs))
+            texts = [f"a photo of {generator.choice(names)} on the table, number {number}" for number in numbers]
+            content = [images[number % len(images)] for number in numbers]
+            writer.write_table(pa.table({"image": content, "alt_text": texts}, schema=schema))
+    return str(path)
+
+
+def write_clip(folder: Path, *, hidden_size: int, num_layers: int, image_size: int = 224, patch_size: int = 16) -> str:
+    """A CLIP whose vision tower has this size; its text tower is small."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    heads = max(1, hidden_size // 64)
+    vision = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size, "num_hidden_layers": num_layers}
+    vision |= {"num_attention_heads": heads, "image_size": image_size, "patch_size": patch_size}
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 77}
+    text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=512)).save_pretrained(folder)
+    size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    tokenizer.model_max_length = 77
+    CLIPProcessor(CLIPImageProcessorPil(**size), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def plan_generated(
+    pairs: str,
+    output_dir: Path,
+    knowledge_base: str,
+    *,
+    filter_model: str = TOKENIZER,
+    rows_per_shard: int = 5_000,
+    batch_size: int = 256,
+    decode_threads: int | None = None,
+) -> Build:
+    """A planned build that keeps everything; the text phase alone never opens the filter model."""
+    args = BuildArguments(
+        SourceArguments(pairs, rows_per_shard=rows_per_shard),
+        LinkArguments(knowledge_base, num_statistics_texts=1_000),
+        FilterArguments(filter_model, batch_size=batch_size, keep_fraction=1.0),
+        LabelArguments(min_images_per_entity=1),
+        RunArguments(str(output_dir), decode_threads=decode_threads),
+    )
+    build = plan_build(args)
+    write_statistics(build)
+    return build
