@@ -52,6 +52,7 @@ class MofiConfig(PreTrainedConfig):
     initializer_factor: float = 1.0
     text_pooling: str = "eos_first"
     num_entities: int = 0
+    entities_sha256: str | None = None
     stem_channels: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

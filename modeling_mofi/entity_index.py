@@ -18,16 +18,15 @@ from .calibration_mofi import Calibration, fit_calibration
 from .encoder_mofi import MofiEncoder
 from .entity_index_files import (
     CARD,
-    COLUMNS,
     ENTITIES_NAME,
     SETTINGS_NAME,
     VECTORS_NAME,
     Entities,
     download,
-    fingerprint,
     read_entities,
     read_vectors,
 )
+from .entity_table_mofi import COLUMNS, ids_sha256
 from .model_card_mofi import is_hub_id
 from .publishing_mofi import upload_folder
 from .row_files_mofi import load_rows, num_saved_rows
@@ -135,6 +134,12 @@ class EntityIndex:
                 "many. Take both from one training run, or source='text'."
             )
         encoder = MofiEncoder.from_pretrained(checkpoint, device=device)
+        trained_on = encoder.model.config.entities_sha256
+        if source != "text" and trained_on not in (None, ids_sha256(entities["entity_id"])):
+            raise ValueError(
+                f"entities.parquet of {checkpoint} is not the one that its head was trained with: other entities, or "
+                "another order. Take the one beside the training run's checkpoint, or source='text'."
+            )
         vectors = entity_vectors(folder, entities, encoder, source=source)
         return cls(vectors.to(dtype), entities, encoder, source=source)
 
@@ -207,7 +212,11 @@ class EntityIndex:
     def _write(self, folder: Path, *, checkpoint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"vectors": self.vectors.contiguous(), "probe": probe(self.encoder)}
-        save_file(tensors, folder / VECTORS_NAME, metadata={"format": "pt", "entities": fingerprint(self.entities)})
+        save_file(
+            tensors,
+            folder / VECTORS_NAME,
+            metadata={"format": "pt", "entities": ids_sha256(self.entities["entity_id"])},
+        )
         pq.write_table(pa.table(self.entities), folder / ENTITIES_NAME)
         calibration = None if self.calibration is None else asdict(self.calibration)
         settings = {"checkpoint": checkpoint, "source": self.source, "calibration": calibration}

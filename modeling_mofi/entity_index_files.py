@@ -1,6 +1,5 @@
 """Files of an entity index: their names, their card on the Hub, and reading them with care."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
+from .entity_table_mofi import COLUMNS, ids_sha256
+
 
 try:
     import httpx2 as httpx  # What huggingface_hub 2 talks with.
 except ImportError:
     import httpx
 
-COLUMNS = ("entity_id", "name", "description")
 VECTORS_NAME, ENTITIES_NAME, SETTINGS_NAME = "entity_index.safetensors", "entity_index.parquet", "entity_index.json"
 CARD = """---
 library_name: transformers
@@ -81,11 +81,6 @@ def read_vectors(path: Path, entities: Entities) -> tuple[torch.Tensor, torch.Te
             written = (file.metadata() or {}).get("entities")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or incomplete ({error}); copy it again.") from error
-    if fingerprint(entities) != written or len(entities["name"]) != len(vectors):
+    if ids_sha256(entities["entity_id"]) != written or len(entities["name"]) != len(vectors):
         raise ValueError(f"{ENTITIES_NAME} and {VECTORS_NAME} in {path.parent} come from different indexes.")
     return vectors, written_probe
-
-
-def fingerprint(entities: Entities) -> str:
-    """Hash of the ids, in order."""
-    return hashlib.sha256("\n".join(entities["entity_id"]).encode()).hexdigest()

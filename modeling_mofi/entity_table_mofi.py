@@ -1,17 +1,22 @@
 """entities.parquet in memory: what an entity_label stands for."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
-from .parquet_rows_mofi import check_columns
+from .parquet_rows_mofi import ParquetRows, check_columns
 
 
 COLUMNS = ("entity_id", "name", "description")
 BUILD_ID = b"mofi.build_id"  # In the schema's metadata of entities.parquet and of every shard of its data set.
 NUM_CHECKED_ROWS = 10_000
+
+
+def ids_sha256(entity_ids: Iterable[str]) -> str:
+    """Hash of entity ids in order: what a head's rows, or an index's vectors, stand for."""
+    return hashlib.sha256("\n".join(entity_ids).encode()).hexdigest()
 
 
 class EntityTable:
@@ -37,21 +42,22 @@ class EntityTable:
     def __getitem__(self, label: int) -> dict[str, str | None]:
         return {name: column[label].as_py() for name, column in self.columns.items()}
 
-    def check_build(self, files: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-        """Checks that rows with `entities` and `entity_labels` speak of these entities.
+    def sha256(self) -> str:
+        """Hash of the entity ids in order."""
+        return ids_sha256(self.columns["entity_id"].to_pylist())
 
-        Args:
-            files: Parquet files whose metadata may name the build they come from.
-            rows: Some of theirs.
+    def check_build(self, rows: ParquetRows) -> None:
+        """Checks that files, whose metadata may name their build, and the first of their rows are of these entities.
 
         Raises:
-            ValueError: If they come from another build.
+            ValueError: If they come from another build, or lack `entities` or `entity_labels`.
         """
-        for file in files:
-            build_id = (pq.read_schema(file).metadata or {}).get(BUILD_ID)
+        for file, schema in zip(rows.files, rows.schemas, strict=True):
+            build_id = (schema.metadata or {}).get(BUILD_ID)
             if None not in (build_id, self.build_id) and build_id != self.build_id:
                 self._refuse(f"{file} is of build {build_id.decode()}, {self.path} of {self.build_id.decode()}.")
-        for row, _ in zip(rows, range(NUM_CHECKED_ROWS), strict=False):
+        labelled = rows.with_columns({name: name for name in ("entities", "entity_labels")})
+        for row, _ in zip(labelled, range(NUM_CHECKED_ROWS), strict=False):
             for entity, label in zip(row["entities"] or (), row["entity_labels"] or (), strict=True):
                 known, found = self[label]["entity_id"] if 0 <= label < len(self) else "none", entity["entity_id"]
                 if found != known:

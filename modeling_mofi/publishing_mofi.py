@@ -108,18 +108,32 @@ def upload_folder(
         ConnectionError: If the Hub is out of reach, or stops answering.
         PermissionError: If there is no token, or one without the right to write.
     """
-    with explained_failures(repo_id, kept=kept or f"the files are in {folder}", token=token):
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    kept, api = kept or f"the files are in {folder}", HfApi(token=token)
+    repo_id = make_repository(repo_id, private=private, token=token, kept=kept)
+    with explained_failures(repo_id, kept=kept, token=token):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=patterns,
+            ignore_patterns=["*/*"],  # Files of the same names in the checkpoints of a run.
             commit_message=commit_message,
             revision=revision,
         ).commit_url
+
+
+def make_repository(repo_id: str, *, private: bool | None, token: str | None, kept: str) -> str:
+    """Makes a repository if it is not there, checks that it may be written, and returns its full name.
+
+    Args:
+        kept: As for `explained_failures`, which raises the errors.
+    """
+    with explained_failures(repo_id, kept=kept, token=token):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.auth_check(repo_id, write=True)
+    return repo_id
 
 
 def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:

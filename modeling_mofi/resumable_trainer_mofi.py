@@ -3,6 +3,7 @@
 import logging
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from .checkpoint_mofi import (
     save_state,
     set_random_states,
 )
+from .entity_table_mofi import EntityTable
 from .modeling_mofi import MofiModel
 from .pretraining_mofi import MofiForPreTraining
 from .processes_mofi import wait_for_all
-from .publishing_mofi import publish_checkpoint
+from .publishing_mofi import make_repository, publish_checkpoint
 from .training_arguments_mofi import MofiTrainingArguments
 from .training_data_mofi import PositionSampler
 from .weight_average_mofi import WeightAverage
@@ -50,6 +52,11 @@ class ResumableTrainer(Trainer):
         self.weight_average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
         if self.weight_average is not None:
             self.add_callback(self.weight_average)
+
+    @cached_property
+    def entities_sha256(self) -> str | None:
+        """Tells the entities of this run, and their order, from others."""
+        return None if self.entities_path is None else EntityTable(self.entities_path).sha256()
 
     @property
     def pretraining_model(self) -> MofiForPreTraining:
@@ -96,8 +103,30 @@ class ResumableTrainer(Trainer):
         """Writes the model with its head and processor, however it is wrapped; every process must call this."""
         self._save(output_dir)
 
+    # Publishing
+
+    @property
+    def repo_id(self) -> str:
+        """Where the run is published: `hub_model_id`, or the name of `output_dir`."""
+        return self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository before training, so that a missing right is known then and not hours later."""
+        if self.is_world_process_zero():
+            token, private = token or self.args.hub_token, self.args.hub_private_repo if private is None else private
+            self.hub_model_id = make_repository(
+                self.repo_id, private=private, token=token, kept="training has not begun"
+            )
+        self.push_in_progress = None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: a run is published once, at its end, without optimizer states and pickled arguments."""
+
     def push_to_hub(self, commit_message: str | None = "Upload MOFI", **kwargs: Any) -> str | None:
         """Publishes `output_dir` with a filled model card, from the main process; returns the URL of the commit.
+
+        Args:
+            kwargs: As for `publish_checkpoint`, such as `license` or `with_entity_head=True`.
 
         Raises:
             ConnectionError: If the Hub is out of reach.
@@ -106,19 +135,18 @@ class ResumableTrainer(Trainer):
         if not self.args.should_save:
             return None
         self.save_state()  # The card's loss curve is drawn from it.
+        kwargs.pop("blocking", None)  # It always is: afterwards the run counts as done.
+        own = {"private": self.args.hub_private_repo, "token": self.args.hub_token, "revision": self.args.hub_revision}
+        commit_message = commit_message or "Upload MOFI"
         return publish_checkpoint(
-            self.args.output_dir,
-            self.args.hub_model_id or Path(self.args.output_dir).name,
-            private=self.args.hub_private_repo,
-            token=self.args.hub_token,
-            revision=kwargs.get("revision", self.args.hub_revision),
-            commit_message=commit_message or "Upload MOFI",
+            self.args.output_dir, self.repo_id, commit_message=commit_message, **{**own, **kwargs}
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model, is_main = self.pretraining_model, self.args.should_save
+        model.config.entities_sha256 = self.entities_sha256
         with self.averaged_weights():
             model.save_pretrained(folder, is_main_process=is_main, state_dict=full_tensors(model.mofi.state_dict()))
         if is_main:

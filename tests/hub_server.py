@@ -33,6 +33,7 @@ class Hub(ThreadingHTTPServer):
         self.uploads: list[str] = []  # Paths of what was put, in order.
         self.max_uploads: int | None = None  # Connections break off after so many.
         self.commits: list[str] = []
+        self.ranges: list[tuple[str, int]] = []  # Name and bytes of each part of a file that was asked for.
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def head(self, repo: str) -> str:
@@ -209,8 +210,10 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         if parts.path == "/api/whoami-v2":
             return self.reply({"name": "me", "type": "user", "orgs": [], "auth": {}})
+        if re.fullmatch(r"/api/\w+/[^/]+/[^/]+/auth-check/write", parts.path):
+            return self.may_write() and self.reply({})
         if match := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)/tree/[^/]+(/.*)?", parts.path):
-            return self.tree(KINDS[match[1]] + match[2], parse_qs(parts.query))
+            return self.tree(KINDS[match[1]] + match[2], (match[3] or "").strip("/"), parse_qs(parts.query))
         if match := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)(/revision/.+)?", parts.path):
             return self.info(KINDS[match[1]] + match[2], match[2])
         if match := re.fullmatch(r"/((?:datasets/|spaces/)?[^/]+/[^/]+)/resolve/[^/]+/(.+)", parts.path):
@@ -219,13 +222,22 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def tree(self, repo, query):
+    def tree(self, repo, folder, query):
         if repo not in self.server.files:
             return self.refuse(404, "RepoNotFound", "Repository not found")
-        files = self.server.files[repo].items()
-        self.reply(
-            [{"type": "file", "path": name, "size": len(content), "oid": etag(content)} for name, content in files]
-        )
+        start, entries = f"{folder}/" if folder else "", {}
+        for name, content in self.server.files[repo].items():
+            rest = name.removeprefix(start)
+            if not name.startswith(start):
+                continue
+            if "/" in rest and query.get("recursive", ["false"]) == ["false"]:
+                path = start + rest.split("/")[0]
+                entries[path] = {"type": "directory", "path": path, "size": 0, "oid": etag(path.encode())}
+            else:
+                entries[name] = {"type": "file", "path": name, "size": len(content), "oid": etag(content)}
+        if folder and not entries:
+            return self.refuse(404, "EntryNotFound", "Entry not found")
+        return self.reply(list(entries.values()))
 
     def info(self, repo, repo_id):
         if repo not in self.server.files:
@@ -242,7 +254,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound", "Entry not found")
         content = self.server.files[repo][name]
         headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": self.server.head(repo)}
-        self.reply(content, headers=(headers | {"Content-Type": "application/octet-stream"}).items())
+        headers |= {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        if not (asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))):
+            return self.reply(content, headers=headers.items())
+        part = content[int(asked[1]) : int(asked[2]) + 1]
+        self.server.ranges.append((name, len(part)))
+        place = f"bytes {asked[1]}-{int(asked[1]) + len(part) - 1}/{len(content)}"
+        return self.reply(part, status=206, headers=(headers | {"Content-Range": place}).items())
 
 
 def etag(content: bytes) -> str:
