@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
@@ -28,6 +27,7 @@ from modeling_mofi.model_building_mofi import ModelArguments, build_model, load_
 from modeling_mofi.parquet_rows_mofi import ParquetRows, find_parquet_files
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.retrieval_evaluation_mofi import RetrievalEvaluation
+from modeling_mofi.streamed_rows_mofi import open_rows
 from modeling_mofi.trainer_mofi import MofiTrainer
 from modeling_mofi.training_arguments_mofi import MofiTrainingArguments
 from modeling_mofi.training_data_mofi import WINDOW_ROWS, MofiDataCollator, PositionDataset
@@ -53,7 +53,16 @@ VOLATILE_PREFIXES = (
         "load_best",
         "metric",
     ),
-    *("per_device", "dataloader_num", "ddp", "fsdp", "torch_compile", "gradient_cache", "gradient_checkpointing"),
+    *(
+        "per_device",
+        "dataloader_num",
+        "ddp",
+        "fsdp",
+        "torch_compile",
+        "gradient_cache",
+        "gradient_checkpointing",
+        "streaming",
+    ),
 )
 
 
@@ -61,7 +70,10 @@ VOLATILE_PREFIXES = (
 class DataArguments:
     """What to train on."""
 
-    dataset: str = field(metadata={"help": "I2E folder, Parquet file(s) or glob, or data set id on the Hub."})
+    dataset: str = field(metadata={"help": "I2E folder, Parquet file(s), glob or URL, or data set id on the Hub."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Fetch row groups as they are needed instead of copying the files first."}
+    )
     split: str = field(default="train", metadata={"help": "Split to train on."})
     image_column: str = field(default="image", metadata={"help": "Column of encoded images."})
     alt_text_column: str = field(default="alt_text", metadata={"help": "Column of texts beside the images."})
@@ -159,15 +171,15 @@ def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetR
     Raises:
         ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
     """
-    files = find_parquet_files(data_args.dataset, split=data_args.split)
+    files = find_parquet_files(data_args.dataset, split=data_args.split, streaming=data_args.streaming)
+    rows = open_rows(files, {}, num_cached_rows=WINDOW_ROWS)
     columns = {data_args.image_column: "image"}
     if args.recipe != "supervised":
         columns[data_args.alt_text_column] = "alt_text"
-    available = pq.read_schema(files[0]).names
-    columns |= {name: name for name in ("image_id", "entity_labels") if name in available}
+    columns |= {name: name for name in ("image_id", "entity_labels") if name in rows.schemas[0].names}
     if weighs_entities(args):
         columns["entities"] = "entities"
-    rows = ParquetRows(files, columns, num_cached_rows=WINDOW_ROWS)
+    rows = rows.with_columns(columns)
     batch_size = args.train_batch_size * args.world_size
     if len(rows) < batch_size:
         raise ValueError(
@@ -212,8 +224,7 @@ def load_entities(path: str | None, rows: ParquetRows, args: MofiTrainingArgumen
             )
         return None
     entities = EntityTable(path)
-    labelled = {name: name for name in ("entities", "entity_labels")}
-    entities.check_build(rows.files, ParquetRows(rows.files, labelled))
+    entities.check_build(rows)
     return entities
 
 

@@ -1,17 +1,22 @@
 """Rows of Parquet files by index: read by row group, in place, without the copy that `datasets` would make."""
 
+import copy
 import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from glob import glob
+from glob import glob, has_magic
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+
+MAX_OPEN_FILES = 64
 
 
 class ParquetRows(Sequence):
@@ -27,19 +32,35 @@ class ParquetRows(Sequence):
     """
 
     def __init__(self, files: Sequence[str], columns: dict[str, str], *, num_cached_rows: int = 4096):
-        self.files, self.columns = list(files), columns
+        self.files = list(files)
+        self._forget()
+        self.schemas: list[pa.Schema] = []
         self.groups: list[tuple[int, int]] = []  # File and row group in it.
         self.group_sizes: list[int] = []
-        for place, file in enumerate(self.files):
-            metadata = pq.read_metadata(file)
-            check_columns(file, metadata.schema.to_arrow_schema().names, columns)
+        for place, metadata in enumerate(self._read_metadata()):
+            self.schemas.append(metadata.schema.to_arrow_schema())
             self.groups += [(place, group) for group in range(metadata.num_row_groups)]
             self.group_sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.ends = list(accumulate(self.group_sizes))
+        self._choose(columns)
         if not len(self):
             raise ValueError(f"There is no row in {', '.join(self.files) or 'no file'}.")
         self.num_cached_rows = num_cached_rows + max(self.group_sizes)
-        self._forget()
+
+    def with_columns(self, columns: dict[str, str]) -> "ParquetRows":
+        """The same rows with other columns; arguments and errors as for the class."""
+        rows = copy.copy(self)
+        rows._forget()
+        rows._choose(columns)
+        return rows
+
+    def _choose(self, columns: dict[str, str]) -> None:
+        for file, schema in zip(self.files, self.schemas, strict=True):
+            check_columns(file, schema.names, columns)
+        self.columns = columns
+
+    def _read_metadata(self) -> list[pq.FileMetaData]:
+        return [pq.read_metadata(file) for file in self.files]
 
     @property
     def column_names(self) -> list[str]:
@@ -52,32 +73,44 @@ class ParquetRows(Sequence):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"Row {index} is outside [0, {len(self)}).")
-        group = bisect_right(self.ends, index)
+        group = self.group_of(index)
         row = index - self.ends[group] + self.group_sizes[group]
         table = self._table(group)
         return {self.columns[name]: table.column(name)[row].as_py() for name in table.column_names}
 
+    def group_of(self, index: int) -> int:
+        """Which of all files' row groups holds a row."""
+        return bisect_right(self.ends, index)
+
     def _table(self, group: int) -> pa.Table:
-        if self._process != os.getpid():
-            self._forget()  # A forked worker must not share its parent's open files.
+        self._check_process()
         if group not in self._tables:
-            file, number = self.groups[group]
-            if file not in self._open_files:
-                self._open_files[file] = pq.ParquetFile(self.files[file], memory_map=True)
-            table = self._open_files[file].read_row_group(number, columns=list(self.columns), use_threads=False)
-            self._tables[group] = table.combine_chunks()
+            self._tables[group] = self._read_group(group).combine_chunks()
             while sum(map(len, self._tables.values())) > self.num_cached_rows:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(group)
         return self._tables[group]
 
+    def _read_group(self, group: int) -> pa.Table:
+        file, number = self.groups[group]
+        if file not in self._open_files:
+            self._open_files[file] = pq.ParquetFile(self.files[file], memory_map=True)
+            while len(self._open_files) > MAX_OPEN_FILES:
+                self._open_files.popitem(last=False)
+        self._open_files.move_to_end(file)
+        return self._open_files[file].read_row_group(number, columns=list(self.columns), use_threads=False)
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            self._forget()  # A forked worker must not share its parent's open files.
+
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._open_files: dict[int, pq.ParquetFile] = {}
+        self._open_files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": None, "_open_files": {}, "_tables": OrderedDict()}
+        return {**self.__dict__, "_process": None, "_open_files": OrderedDict(), "_tables": OrderedDict()}
 
 
 def check_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -87,21 +120,22 @@ def check_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> Non
             raise ValueError(f"{name} has no column {column!r}; its columns are {', '.join(found)}.")
 
 
-def find_parquet_files(dataset: str, *, split: str) -> list[str]:
-    """Paths of a split's Parquet files, downloaded first where the data set is on the Hub.
+def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> list[str]:
+    """Paths of a split's Parquet files, or URLs of those that are not here and shall not be copied here.
 
     Args:
-        dataset: Folder, Parquet file, glob of Parquet files, or id of a data set on the Hub.
+        dataset: Folder, Parquet file, glob or URL of Parquet files, or id of a data set on the Hub.
         split: Ignored for files and globs.
+        streaming: Leaves files where they are, which otherwise are downloaded first.
 
     Raises:
         ValueError: If there is no such data set or split, or if it is not in Parquet.
     """
     if dataset.endswith(".parquet"):
-        files = sorted(glob(dataset))
+        files = sorted(find_urls(dataset) if "://" in dataset else glob(dataset))
         if not files:
             raise ValueError(f"dataset {dataset} does not exist: no file has that name or matches that pattern.")
-        return files
+        return downloaded(files, streaming=streaming)
     try:
         builder = datasets.load_dataset_builder(dataset)
     except Exception as error:
@@ -118,4 +152,18 @@ def find_parquet_files(dataset: str, *, split: str) -> list[str]:
             f"dataset {dataset} is not in Parquet ({files[0]}). Convert it first: "
             "datasets.load_dataset(...).to_parquet(...)."
         )
-    return files if Path(dataset).is_dir() else datasets.DownloadManager().download(files)
+    return downloaded(files, streaming=streaming)
+
+
+def find_urls(pattern: str) -> list[str]:
+    """URLs that match one with wildcards; one without is taken as it is."""
+    if not has_magic(pattern):
+        return [pattern]
+    file_system, path = fsspec.core.url_to_fs(pattern)
+    return [file_system.unstrip_protocol(found) for found in file_system.glob(path)]
+
+
+def downloaded(files: list[str], *, streaming: bool) -> list[str]:
+    """Paths of copies where files are URLs, unless they are to be streamed."""
+    is_remote = "://" in files[0]
+    return [str(file) for file in datasets.DownloadManager().download(files)] if is_remote and not streaming else files

@@ -103,6 +103,12 @@ class PositionDataset(torch.utils.data.Dataset):
             "check that the image column holds encoded images."
         )
 
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows at several positions; those from elsewhere are fetched together."""
+        if hasattr(self.rows, "fetch"):
+            self.rows.fetch([position % len(self.rows) for position in positions])
+        return [self[position] for position in positions]
+
     def _image(self, index: int, encoded: Any) -> Image.Image:
         if self.decoded is None:
             return read_image(encoded, min_side=self.min_side)
