@@ -22,7 +22,7 @@ from evaluation.entity_recognition import evaluate_entity_recognition
 from evaluation.gpr1200 import evaluate_gpr1200
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval
 from evaluation.knn import evaluate_knn
-from evaluation.labelled_images import LabelledImages
+from evaluation.labelled_images import LabelledImages, share_labels
 from evaluation.linear_probe import evaluate_linear_probe
 from evaluation.results import Result, markdown_tables, mean_with_interval, write_results
 from evaluation.retrieval import evaluate_retrieval
@@ -99,6 +99,8 @@ def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
 def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> list[Result]:
     """Runs every benchmark for each model; what is finished is written at once, figures when all is done."""
     opened = {name: (benchmark.open(), benchmark.open(is_gallery=True)) for name, benchmark in benchmarks.items()}
+    for query, gallery in opened.values():
+        share_labels(query, gallery)
     results: list[Result] = []
     found: dict[str, dict[str, Scores]] = {name: {} for name in benchmarks}
     unfit: list[str] = []

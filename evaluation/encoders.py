@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
@@ -80,7 +81,7 @@ def load_encoder(
     loaded = loaded.to(device).eval()
     processor = load_image_processor(name, loaded, revision=revision, preprocessing=preprocessing)
     key = {
-        "weights": fingerprint_weights(name, loaded),
+        "weights": fingerprint_weights(name, revision),
         "preprocessing": processor.to_dict(),
         "pooling": pooling,
         "dtype": dtype,
@@ -115,10 +116,11 @@ def load_image_processor(model: str, loaded: Any, *, revision: str | None, prepr
     return modeling_mofi.MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
-def fingerprint_weights(model: str, loaded: Any) -> str:
+def fingerprint_weights(model: str, revision: str | None) -> str:
     """Commit of a Hub model, or a hash over the files of a folder; a new training run in place changes it."""
     if not Path(model).is_dir():
-        return f"{model}@{loaded.config._commit_hash}"
+        # The folder of a file in the cache bears the commit's name.
+        return f"{model}@{Path(hf_hub_download(model, 'config.json', revision=revision)).parent.name}"
     digest = hashlib.sha256()
     for file in sorted(file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)):
         digest.update(file.name.encode())

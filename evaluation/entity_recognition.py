@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.json
 import pyarrow.parquet as pq
 import torch
+from huggingface_hub import snapshot_download
 from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.encoders import UnfitModelError
+from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
 from evaluation.labelled_images import LabelledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
 from modeling_mofi.pretraining_mofi import HEAD_NAME
@@ -56,14 +57,15 @@ def evaluate_entity_recognition(
     every way that the model has. Entities that are no candidates are ranked by the text tower among the candidates and
     one another; `knowledge_base` gives their texts.
     """
+    folder = checkpoint_folder(embedder.encoder)
     embedded = embedder(query)
     labels = [str(label) for label in embedded_labels(query, embedded)]
-    candidates = read_candidates(benchmark, Path(embedder.encoder.name), set(labels))
+    candidates = read_candidates(benchmark, folder, set(labels))
     image_embeds = embedded.image_embeds.to(embedder.encoder.device)
     text_embeds = None
     if embedder.encoder.has_text_tower:
         text_embeds = F.normalize(embedder.embed_texts(candidates.texts), dim=1)
-    head = read_head(benchmark, Path(embedder.encoder.name), candidates.entity_ids)
+    head = read_head(benchmark, folder, candidates.entity_ids)
     ways = recognize(image_embeds, labels, candidates.entity_ids, head, text_embeds)
     if not ways:
         raise UnfitModelError(f"{embedder.encoder.name} has neither a text tower nor a head for these entities.")
@@ -115,6 +117,14 @@ def scores_by_band(ways: dict[str, np.ndarray], labels: list[str], entities: Ent
             name = f"{low}-{high} images" if high else f"{low}+ images"
             scores |= {f"{way} top-1, {name}": np.where(is_inside, recall(r, 1), np.nan) for way, r in ways.items()}
     return scores
+
+
+def checkpoint_folder(encoder: Encoder) -> Path:
+    """The model's folder; of a model on the Hub a copy of its head and table, empty if it has neither."""
+    if Path(encoder.name).is_dir() or not isinstance(encoder, TransformersEncoder):
+        return Path(encoder.name)
+    patterns = [TABLE_NAME, f"{HEAD_NAME}*.safetensors"]
+    return Path(snapshot_download(encoder.name, revision=encoder.revision, allow_patterns=patterns))
 
 
 def read_candidates(benchmark: Benchmark, folder: Path, labelled: set[str]) -> Entities:

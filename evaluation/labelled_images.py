@@ -116,6 +116,27 @@ def open_images(
     )
 
 
+def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
+    """Calls the classes of both by their names where the two data sets number them differently.
+
+    Folders opened one by one count their subfolders each on its own, so that a class that one of them lacks would
+    shift the numbers of those after it.
+    """
+    if gallery is None or query.labels is None or query.label_names == gallery.label_names:
+        return
+    has_names = [bool(images.label_names) or isinstance(images.labels[0], str) for images in (query, gallery)]
+    if not all(has_names):
+        return
+    for images in (query, gallery):
+        images.labels = [images.label_names.get(label, label) for label in images.labels]
+        images.label_names = {}
+    if not set(query.labels) & set(gallery.labels):
+        raise ValueError(
+            f"{query.name} and {gallery.name} have no class in common: {query.labels[0]!r}, ... and "
+            f"{gallery.labels[0]!r}, ...; give data sets with the same classes."
+        )
+
+
 def open_rows(data: str, split: str | None) -> datasets.Dataset:
     """Finds the loader that fits `data` and opens one split."""
     path = Path(data)
@@ -159,6 +180,9 @@ def open_hub_rows(data: str) -> datasets.DatasetDict:
         return datasets.load_dataset(name, config_name or None)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{data} is neither here nor reachable as a data set on the Hub: {error}") from error
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{data} does not open: {reason} (One of several configurations: {name}:config.)") from error
 
 
 def find_image_column(rows: datasets.Dataset, image_column: str | None, data: str) -> str:

@@ -1,6 +1,8 @@
 """Prompt templates and class names of zero-shot classification, from files here or beside a data set on the Hub."""
 
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,18 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from evaluation.labelled_images import LabelledImages
 
 
+logger = logging.getLogger(__name__)
+
+FILE_OF_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+):(.+)")
+
+
 def read_prompts(prompts: str, data: str) -> list[str]:
     """Templates with `{}` where the name of the class goes.
 
     Args:
         prompts: A text file with one template a line, or `file.json:name` for one of several lists in a file.
-        data: The data set; a file that is not here is looked for beside it on the Hub.
+        data: The data set; a file that is not here is looked for beside it on the Hub. `owner/name:file` is a file of
+            another data set there.
 
     Raises:
         FileNotFoundError: If the file is neither here nor there.
@@ -42,7 +50,8 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
 
     Args:
         class_names: A text file with one name a line, in the order of the labels 0, 1, ..., or a JSON file that maps
-            labels to names. None takes the names that the data set knows, or labels that are strings.
+            labels to names. None takes the names that the data set knows, or labels that are strings. An empty line
+            within the file is an empty name, as CLEVR's fourth distance has in CLIP benchmark.
 
     Raises:
         ValueError: If a label has no name.
@@ -55,11 +64,14 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
         mapping = json.loads(find_file(class_names, data).read_text(encoding="utf-8"))
         names = {type(present[0])(label): name for label, name in mapping.items()}
     else:
-        lines = find_file(class_names, data).read_text(encoding="utf-8").splitlines()
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
+        lines = find_file(class_names, data).read_text(encoding="utf-8").rstrip().splitlines()
+        names = dict(enumerate(map(str.strip, lines)))
     missing = [label for label in present if label not in names]
     if missing:
         raise ValueError(f"Labels without a name: {missing[:10]}; give --class_names, a JSON file of label to name.")
+    unnamed = [label for label in present if not names[label]]
+    if unnamed:
+        logger.warning("%s: the names of %s are empty", class_names or data, ", ".join(map(str, unnamed[:10])))
     return names
 
 
@@ -67,7 +79,9 @@ def find_file(name: str, data: str) -> Path:
     """A file by its path, or of a data set on the Hub."""
     if Path(name).is_file():
         return Path(name)
-    if Path(data).exists():
+    if other := FILE_OF_DATA_SET.fullmatch(name):
+        data, name = other.groups()
+    elif Path(data).exists():
         raise FileNotFoundError(f"{name} does not exist.")
     try:
         return Path(hf_hub_download(data.partition(":")[0], name, repo_type="dataset"))

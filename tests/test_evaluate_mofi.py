@@ -6,7 +6,7 @@ from PIL import Image
 import evaluate_mofi
 from evaluation.benchmark import Benchmark, read_benchmarks
 from modeling_mofi.recipe_parser import parse_recipe
-from tests.evaluation.conftest import clip_folder, colors_file, own_caches, write_rows  # noqa: F401
+from tests.evaluation.conftest import COLORS, clip_folder, colors_file, own_caches, picture, write_rows  # noqa: F401
 
 
 SAMPLE = "sample_data/pairs/test.parquet"
@@ -138,6 +138,18 @@ def test_every_task_runs_from_the_command(run, colors_file, clip_folder, task, m
     (result,) = run("--model", clip_folder, "--data", colors_file, "--task", *task, *gallery, "--bootstrap", 10)
     assert metrics <= set(result.values)
     assert all(0 <= value.value <= 1 for value in result.values.values() if value.num_queries)
+
+
+def test_neighbours_vote_between_the_splits_of_a_folder(run, tmp_path):
+    for split, count in (("train", 3), ("validation", 2)):
+        for name, color in COLORS.items():
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for seed in range(count):
+                path = tmp_path / "photos" / split / name / f"{split}-{name}-{seed}.png"
+                path.write_bytes(picture(color, seed=seed))
+    splits = "--split", "validation", "--gallery_split", "train", "--label_column", "label"
+    (result,) = run("--model", "pixels", "--task", "knn", "--data", tmp_path / "photos", *splits, "--ks", 1, 3)
+    assert (result.counts["images"], result.values["k=3 weighted"].value) == (6, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation.labelled_images import UnreadableImage, open_images, read_image
+from evaluation.labelled_images import UnreadableImage, open_images, read_image, share_labels
 from tests.evaluation.conftest import COLORS, picture
 
 
@@ -119,6 +119,32 @@ def test_a_limit_keeps_the_first_rows(colors_file):
 def test_a_broken_image_gives_its_reason(content):
     with pytest.raises(UnreadableImage, match="Error"):
         read_image({"bytes": content, "path": None})
+
+
+def test_a_missing_file_gives_its_reason(tmp_path):
+    with pytest.raises(UnreadableImage, match="FileNotFoundError.*gone.png"):
+        read_image({"bytes": None, "path": str(tmp_path / "gone.png")})
+
+
+def write_folder(folder, names):
+    """One picture per name, in a subfolder of that name."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / f"{name}.png").write_bytes(picture(COLORS["red"]))
+    return open_images(str(folder), label_column="label")
+
+
+def test_folders_that_number_their_classes_differently_share_the_names(tmp_path):
+    query, gallery = write_folder(tmp_path / "val", ["cat", "dog"]), write_folder(tmp_path / "train", ["ant", "dog"])
+    assert query.labels == gallery.labels == [0, 1]
+    share_labels(query, gallery)
+    assert query.labels == ["cat", "dog"] and gallery.labels == ["ant", "dog"]
+
+
+def test_folders_without_a_common_class_are_refused(tmp_path):
+    query, gallery = write_folder(tmp_path / "val", ["cat", "dog"]), write_folder(tmp_path / "train", ["ant", "bee"])
+    with pytest.raises(ValueError, match="have no class in common: 'cat', ... and 'ant'"):
+        share_labels(query, gallery)
 
 
 def test_an_absent_image_gives_its_reason():

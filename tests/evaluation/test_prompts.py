@@ -44,6 +44,18 @@ def test_int_labels_take_the_lines_of_a_file(colors_file, tmp_path):
     assert read_class_names(str(tmp_path / "names.txt"), images, "x") == {0: "red", 1: "green", 2: "blue"}
 
 
+def test_an_empty_line_is_an_empty_name_and_shifts_no_other(colors_file, tmp_path, caplog):
+    (tmp_path / "names.txt").write_text("red\n\nblue\n\n")
+    images = open_images(colors_file, label_column="number")
+    assert read_class_names(str(tmp_path / "names.txt"), images, "x") == {0: "red", 1: "", 2: "blue"}
+    assert "the names of 1 are empty" in caplog.text
+
+
+def test_a_file_of_another_data_set_is_asked_for_there():
+    with pytest.raises(FileNotFoundError, match="names.txt is neither here nor in the data set owner/other"):
+        read_prompts("owner/other:names.txt", "owner/data")
+
+
 def test_a_label_without_a_name_is_refused(colors_file, tmp_path):
     (tmp_path / "names.txt").write_text("red\n")
     with pytest.raises(ValueError, match=r"Labels without a name: \[1, 2\]"):
