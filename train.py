@@ -24,7 +24,7 @@ from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
 from modeling_mofi.entity_rows_mofi import initialize_rows
 from modeling_mofi.entity_table_mofi import EntityTable
 from modeling_mofi.model_building_mofi import ModelArguments, build_model, load_processor
-from modeling_mofi.parquet_rows_mofi import ParquetRows, find_parquet_files
+from modeling_mofi.parquet_rows_mofi import ParquetRows, downloaded, find_parquet_files
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.retrieval_evaluation_mofi import RetrievalEvaluation
 from modeling_mofi.streamed_rows_mofi import open_rows
@@ -78,7 +78,7 @@ class DataArguments:
     image_column: str = field(default="image", metadata={"help": "Column of encoded images."})
     alt_text_column: str = field(default="alt_text", metadata={"help": "Column of texts beside the images."})
     entities: str | None = field(
-        default=None, metadata={"help": "entities.parquet; null for the data set's own, if it has one."}
+        default=None, metadata={"help": "entities.parquet, here or a URL; null for the data set's own, if it has one."}
     )
     eval_dataset: str | None = field(
         default=None,
@@ -197,7 +197,7 @@ def weighs_entities(args: MofiTrainingArguments) -> bool:
 def find_entities(data_args: DataArguments) -> str | None:
     """Path of entities.parquet: the given one, the data set's own, or None if there is none."""
     if data_args.entities is not None:
-        return data_args.entities
+        return downloaded([data_args.entities], streaming=False)[0]
     if data_args.dataset.endswith(".parquet"):
         return None
     if Path(data_args.dataset).is_dir():

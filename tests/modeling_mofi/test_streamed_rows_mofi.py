@@ -212,6 +212,8 @@ def test_a_run_that_downloads_first_is_the_same(start, expected, hub):
 
 def test_a_plain_address_streams_too(start, expected, hub, folder):
     address = f"{hub.url}/{REPO}/resolve/main/data/train-00000-of-00002.parquet"
-    ((result,), _) = start("run", address, recipe="contrastive", max_steps=3)
-    ((other,), _) = start("local", folder / "data" / "train-00000-of-00002.parquet", recipe="contrastive", max_steps=3)
+    entities = f"{hub.url}/{REPO}/resolve/main/entities.parquet"
+    ((result,), _) = start("run", address, entities=entities, max_steps=3)
+    local = {"entities": str(folder / "entities.parquet"), "max_steps": 3}
+    ((other,), _) = start("local", folder / "data" / "train-00000-of-00002.parquet", **local)
     assert result == other
