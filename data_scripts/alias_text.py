@@ -4,11 +4,12 @@ Names and alt-texts go through the same function, so `Coca-Cola`, `coca_cola.png
 Every token keeps its place in the original text; case, separators and width are forgotten only in the key.
 """
 
+import itertools
 import re
 import unicodedata
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 
 # Scripts written without spaces: there every character is a token, with the marks that belong to it.
@@ -19,32 +20,34 @@ MARKS = (
 )
 THAI_LIKE_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u102b-\u103e\u17b6-\u17d3"
 TOKEN = re.compile(
-    rf"[{UNSPACED}][{THAI_LIKE_MARKS}]*|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]|[{MARKS}]|['’](?=[^\W\d_])|[+#])*"
+    rf"([{UNSPACED}][{THAI_LIKE_MARKS}]*|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]|[{MARKS}]|['’](?=[^\W\d_])|[+#])*)"
 )
-ASCII_TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9+#]|'(?=[A-Za-z]))*")
+ASCII_TOKEN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9+#]|'(?=[A-Za-z]))*)")
 # An alias may run across these, but not across a comma, a bar or a bracket: `red, panda` is not a red panda.
 WEAK_GAP = re.compile(r"[\s_\-./&'’‐‑־·!?]*\Z")
 STRONG_SEPARATOR = "\x1f"
 FILE_NAME = re.compile(r"\S+\.(?:avif|bmp|gif|jpe?g|png|svg|tiff?|webp)\Z", re.IGNORECASE)
-CAMEL_CASE = re.compile(r"[a-z](?=[A-Z][a-z])")
+CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+MAX_FILE_NAME_TOKENS = 8
 HASH_BITS = 20
 MAX_KEY_LENGTH = 100
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
+class TokenizedText(NamedTuple):
     """Tokens of a text.
 
     Attributes:
-        spans: Where each token starts and ends in the original text.
-        key_starts: Where each token starts in `key`.
-        key_ends: Where each token ends in `key`.
-        key: The normalised tokens, joined by a space, by nothing (scripts without spaces) or by `STRONG_SEPARATOR`.
+        starts: Where each token starts in the original text.
+        ends: Where each token ends there.
+        words: The normalised tokens.
+        joints: What joins each token to the next: a space, nothing (scripts without spaces) or `STRONG_SEPARATOR`.
+        key: Words and joints in one.
     """
 
-    spans: list[tuple[int, int]]
-    key_starts: list[int]
-    key_ends: list[int]
+    starts: list[int]
+    ends: list[int]
+    words: list[str]
+    joints: list[str]
     key: str
 
 
@@ -52,28 +55,20 @@ class TokenizedText:
 def tokenize_text(text: str) -> TokenizedText:
     """Finds the tokens of a text in any script, and of a file name with its camel case taken apart."""
     is_ascii = text.isascii()
-    spans = [match.span() for match in (ASCII_TOKEN if is_ascii else TOKEN).finditer(text)]
-    if len(spans) < 8 and FILE_NAME.match(text):
-        spans = split_camel_case(text, spans)
-    lowered = text.lower() if is_ascii else ""
-    pieces: list[str] = []
-    key_starts: list[int] = []
-    key_ends: list[int] = []
-    position = 0
-    previous_end = -1
-    for start, end in spans:
-        if previous_end >= 0:
-            gap = text[previous_end:start]
-            joint = joint_of(gap) if gap else joint_without_gap(text, start)
-            pieces.append(joint)
-            position += len(joint)
-        token = lowered[start:end] if is_ascii else normalize_token(text[start:end])
-        pieces.append(token)
-        key_starts.append(position)
-        position += len(token)
-        key_ends.append(position)
-        previous_end = end
-    return TokenizedText(spans, key_starts, key_ends, "".join(pieces))
+    # A pattern with a group splits into gap, token, gap, token, ..., gap.
+    parts = ASCII_TOKEN.split(text.lower()) if is_ascii else TOKEN.split(text)
+    if len(parts) < 2 * MAX_FILE_NAME_TOKENS and "." in text and FILE_NAME.match(text):
+        cut = split_camel_case(ASCII_TOKEN.split(text) if is_ascii else parts)
+        parts = [part.lower() for part in cut] if is_ascii else cut
+    ends = list(itertools.accumulate(map(len, parts)))
+    starts = ends[:-1:2]
+    gaps = parts[2:-1:2]
+    joints = [joint_of(gap) if gap else joint_without_gap(text, starts[i]) for i, gap in enumerate(gaps, start=1)]
+    parts = parts[1:-1]
+    if not is_ascii:
+        parts[::2] = map(normalize_token, parts[::2])
+    parts[1::2] = joints
+    return TokenizedText(starts, ends[1::2], parts[::2], joints, "".join(parts))
 
 
 @lru_cache(maxsize=10_000)
@@ -92,15 +87,14 @@ def is_unspaced(character: str) -> bool:
     return character >= "\u0e00" and re.match(f"[{UNSPACED}]", character) is not None
 
 
-def split_camel_case(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def split_camel_case(parts: list[str]) -> list[str]:
     """Cuts `RedPanda` of `RedPanda.png` in two; only file names are cut, `iPhone` in a sentence is a word."""
-    pieces = []
-    for start, end in spans:
-        for cut in [match.end() for match in CAMEL_CASE.finditer(text, start, end)]:
-            pieces.append((start, cut))
-            start = cut
-        pieces.append((start, end))
-    return pieces
+    cut = parts[:1]
+    for token, gap in zip(parts[1::2], parts[2::2], strict=True):
+        for piece in CAMEL_CASE.split(token):
+            cut += (piece, "")
+        cut[-1] = gap
+    return cut
 
 
 @lru_cache(maxsize=100_000)
@@ -126,8 +120,15 @@ def content_tokens(key: str) -> list[str]:
 
 def hashed_words(text: str) -> tuple[int, ...]:
     """Distinct hashed content words of a text, in order."""
-    words = map(hash_content_token, tokenize_text(text).key.replace(STRONG_SEPARATOR, " ").split())
-    return tuple(dict.fromkeys(word for word in words if word >= 0))
+    words = dict.fromkeys(map(hash_content_token, tokenize_text(text).key.replace(STRONG_SEPARATOR, " ").split()))
+    words.pop(-1, None)
+    return tuple(words)
+
+
+@lru_cache(maxsize=50_000)
+def hashed_mention_words(mention: str) -> tuple[int, ...]:
+    """`hashed_words` of a mention; the same mentions come again and again."""
+    return hashed_words(mention)
 
 
 @lru_cache(maxsize=100_000)

@@ -18,9 +18,9 @@ import numpy as np
 from data_scripts.alias_text import alias_key, content_tokens, hash_token, tokenize_text
 from data_scripts.entity_embeddings import normalize_rows
 from data_scripts.files import write_whole
-from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
+from data_scripts.knowledge_base import open_knowledge_base
 from data_scripts.letter_case import spelling_class
-from data_scripts.recognize_mentions import Match, match_aliases, read_stop_words
+from data_scripts.match_aliases import AliasMatcher, Match, open_matcher
 
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def count_aliases(
         boilerplate: Words and phrases that are boilerplate whatever the texts say.
     """
     kb = open_knowledge_base(knowledge_base)
-    stop_words = read_stop_words(language)
-    counter = TextCounter(kb, stop_words)
+    matcher = open_matcher(kb, language)
+    counter = TextCounter(matcher)
     distinct = dict.fromkeys(DIGITS.sub("0", text) for text in texts)
     for text in distinct:
         counter.add(text)
@@ -84,7 +84,7 @@ def count_aliases(
     names = sorted(kb.aliases.restore_key(alias) for alias in found)
     logger.info("count_aliases: %s texts, boilerplate: %s", f"{len(distinct):,}", ", ".join(names) or "none")
     listed = {kb.aliases.get(alias_key(phrase), -1) for phrase in boilerplate} - {-1}
-    frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | stop_words
+    frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | matcher.stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
     context_tokens, context_vectors = counter.contexts()
     case_aliases, case_evidence = counter.cases()
@@ -101,9 +101,9 @@ def count_aliases(
 class TextCounter:
     """Counts aliases and words, and what stands beside what, text by text."""
 
-    def __init__(self, kb: KnowledgeBase, stop_words: frozenset[str]) -> None:
-        self.kb = kb
-        self.stop_words = stop_words
+    def __init__(self, matcher: AliasMatcher) -> None:
+        self.kb = matcher.kb
+        self.matcher = matcher
         self.num_texts: Counter[int] = Counter()
         self.num_alone: Counter[int] = Counter()
         self.neighbours: dict[int, set[int]] = defaultdict(set)
@@ -115,7 +115,7 @@ class TextCounter:
 
     def add(self, text: str) -> None:
         """Counts one text."""
-        matches = match_aliases(text, self.kb, stop_words=self.stop_words)
+        matches = self.matcher.match(text)
         aliases = {alias for _, _, alias in matches}
         for alias in aliases:
             self.num_texts[alias] += 1

@@ -16,11 +16,13 @@ def spelling_class(text: str, start: int, written: str) -> str | None:
         return "capital" if start > 0 and written[:1].isupper() and not is_title else None
     if uses_capitals(text):
         return "lower_in_mixed"
-    return "lower_in_lower" if len(tokenize_text(written).spans) == 1 else "lower_phrase"
+    return "lower_in_lower" if len(tokenize_text(written).words) == 1 else "lower_phrase"
 
 
 @lru_cache(maxsize=4096)
 def uses_capitals(text: str) -> bool:
     """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
+    if text[1:] == text[1:].lower():
+        return False
     words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
     return any(word[:1].isupper() and not word.isupper() for word in words[1:])

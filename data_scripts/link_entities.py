@@ -3,6 +3,7 @@
 Everything is computed for a whole batch at once on flat arrays: K candidates of M mentions of T texts.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,18 +49,11 @@ def link_entities(
     else:
         kept &= probability >= min_candidate_probability
     linked: list[list[dict]] = [[] for _ in batch["alt_text"]]
-    positions = np.flatnonzero(kept)
-    entity_ids = kb.entity_ids(flat.entity[positions])
-    for position, entity_id in zip(positions.tolist(), entity_ids, strict=True):
-        mention = flat.mention[position]
-        linked[flat.text[mention]].append(
-            {
-                "mention": int(flat.slot[mention]),
-                "entity_id": entity_id,
-                "prior": float(flat.prior[position]),
-                "probability": float(probability[position]),
-            }
-        )
+    mention = flat.mention[kept]
+    columns = (flat.text[mention], flat.slot[mention], flat.prior[kept], probability[kept])
+    rows = zip(*(column.tolist() for column in columns), kb.entity_ids(flat.entity[kept]), strict=True)
+    for text, slot, prior, likely, entity_id in rows:
+        linked[text].append({"mention": slot, "entity_id": entity_id, "prior": prior, "probability": likely})
     has_candidates = np.zeros(len(linked), dtype=bool)
     has_candidates[flat.text] = True
     batch["candidates"] = linked
@@ -72,17 +66,26 @@ def link_entities(
 
 def gather_candidates(mentions: Sequence[list[dict]], kb: KnowledgeBase, *, boilerplate: np.ndarray) -> Candidates:
     """Looks up the candidates of every mention that is not boilerplate."""
-    text = np.array([row for row, found in enumerate(mentions) for _ in found], dtype=np.int64)
-    slot = np.array([index for found in mentions for index in range(len(found))], dtype=np.int64)
-    alias = np.array([mention["alias"] for found in mentions for mention in found], dtype=np.int64)
+    every = [mention for found in mentions for mention in found]
+    counts = np.array([len(found) for found in mentions], dtype=np.int64)
+    alias = np.array([mention["alias"] for mention in every], dtype=np.int64)
     known = alias >= 0
     if len(boilerplate):
         known &= ~np.isin(alias, boilerplate)
+    slot, text = flatten_ranges(np.zeros_like(counts), counts)
     text, slot, alias = text[known], slot[known], alias[known]
+    every = list(itertools.compress(every, known.tolist()))
     first, last = kb.offsets[alias], kb.offsets[alias + 1]
     positions, mention = flatten_ranges(first, last)
     return Candidates(
-        mention, kb.candidates[positions], kb.priors[positions], kb.candidate_forms[positions], alias, text, slot
+        mention,
+        kb.candidates[positions],
+        kb.priors[positions],
+        kb.candidate_forms[positions],
+        alias,
+        text,
+        slot,
+        every,
     )
 
 
@@ -111,8 +114,7 @@ def rank_candidates(
 
 def softmax_with_nil(logits: np.ndarray, flat: Candidates, *, nil: float) -> np.ndarray:
     """Probabilities of the candidates of each mention beside NIL."""
-    highest = np.full(len(flat.text), nil)
-    np.maximum.at(highest, flat.mention, logits)
+    highest = np.maximum(np.maximum.reduceat(logits, flat.starts), nil)
     powers = np.exp(logits - highest[flat.mention])
     totals = np.bincount(flat.mention, weights=powers, minlength=len(flat.text)) + np.exp(nil - highest)
     return powers / totals[flat.mention]
@@ -120,11 +122,9 @@ def softmax_with_nil(logits: np.ndarray, flat: Candidates, *, nil: float) -> np.
 
 def others_similarity(flat: Candidates, probability: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """Cosine of each candidate and the expected embedding of the other mentions of its text; 0 if it is alone, [K]."""
-    num_mentions, num_texts = len(flat.text), int(flat.text[-1]) + 1
-    expected = sum_groups(embeddings * probability[:, None].astype(np.float32), flat.mention, num_mentions)  # [M, D]
-    others = sum_groups(expected, flat.text, num_texts)[flat.text] - expected  # [M, D]
+    expected = sum_groups(embeddings * probability[:, None].astype(np.float32), flat.mention, len(flat.text))  # [M, D]
+    others = sum_groups(expected, flat.text, int(flat.text[-1]) + 1)[flat.text] - expected  # [M, D]
     others /= np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-6)
-    others[np.bincount(flat.text, minlength=num_texts)[flat.text] == 1] = 0
     return np.einsum("kd,kd->k", embeddings, others[flat.mention])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data_scripts.alias_text import hashed_words
+from data_scripts.alias_text import HASH_BITS, hashed_mention_words, hashed_words
 from data_scripts.count_aliases import TextStatistics
 from data_scripts.knowledge_base import COMMON, ONLY_CAPITALS, OWN_NAME, PROPER, KnowledgeBase
 from data_scripts.letter_case import spelling_class
@@ -71,6 +71,7 @@ class Candidates:
         alias: Alias index of each mention, [M].
         text: Text of each mention, [M].
         slot: Position of each mention in its row's list, [M].
+        mentions: The mentions themselves, [M].
     """
 
     mention: np.ndarray
@@ -80,6 +81,12 @@ class Candidates:
     alias: np.ndarray
     text: np.ndarray
     slot: np.ndarray
+    mentions: list[dict]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """First candidate of each mention, [M]; every mention has one."""
+        return np.flatnonzero(np.r_[True, self.mention[1:] != self.mention[:-1]])
 
 
 def flatten_ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,26 +104,22 @@ def spelling_evidence(
 
     A text all in capitals, a mention at the beginning and a candidate in a script without case say nothing.
     """
+    texts = batch["alt_text"]
     classes = [
-        spelling_class(batch["alt_text"][row], mention["start"], mention["text"])
-        for row, mention in mentions_of(batch["mentions"], flat)
+        spelling_class(texts[row], mention["start"], mention["text"])
+        for row, mention in zip(flat.text.tolist(), flat.mentions, strict=True)
     ]
     for_proper = np.array([getattr(weights, name) if name else 0.0 for name in classes])
     for_common = np.array([weights.capital_common if name == "capital" else 0.0 for name in classes])
-    inside = [mention["recognizer"] == "alias in ner" for _, mention in mentions_of(batch["mentions"], flat)]
+    inside = [mention["recognizer"] == "alias in ner" for mention in flat.mentions]
     spelling = kb.is_proper[flat.entity]
     for_proper += weights.corpus_case * learned.case_evidence_of(flat.alias)
     is_other_name = (flat.form & OWN_NAME) == 0
     evidence = np.where(spelling == PROPER, for_proper[flat.mention] + weights.other_name * is_other_name, 0.0)
     evidence += np.where(spelling == COMMON, for_common[flat.mention], 0.0)
-    is_lower = np.array([mention["text"].islower() for _, mention in mentions_of(batch["mentions"], flat)])
+    is_lower = np.array([mention["text"].islower() for mention in flat.mentions])
     evidence += weights.only_capitals * (is_lower[flat.mention] & ((flat.form & ONLY_CAPITALS) != 0))
     return evidence + weights.inside_name * np.array(inside, dtype=np.float64)[flat.mention]
-
-
-def mentions_of(mentions: Sequence[list[dict]], flat: Candidates) -> list[tuple[int, dict]]:
-    """Row and mention of every mention with candidates, in order."""
-    return [(row, mentions[row][slot]) for row, slot in zip(flat.text.tolist(), flat.slot.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class TextWords:
         """Takes the words of texts and mentions."""
         text, word = flatten_words([hashed_words(text) for text in batch["alt_text"]])
         keys = np.sort(text * TEXT_SHIFT + word)
-        own = flatten_words([hashed_words(mention["text"]) for _, mention in mentions_of(batch["mentions"], flat)])
+        own = flatten_words([hashed_mention_words(mention["text"]) for mention in flat.mentions])
         return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, *own, len(batch["alt_text"]), frequent)
 
     def coverage(self, flat: Candidates) -> np.ndarray:
@@ -164,18 +167,28 @@ class TextWords:
         positions, candidate = flatten_ranges(kb.token_offsets[flat.entity], kb.token_offsets[flat.entity + 1])
         tokens = kb.tokens[positions].astype(np.int64)
         squares = kb.inverse_frequency[tokens].astype(np.float64) ** 2
-        keys = self.text * TEXT_SHIFT + self.word
-        wanted = flat.text[flat.mention[candidate]] * TEXT_SHIFT + tokens
-        found = np.searchsorted(keys, wanted)
-        shared = keys[np.minimum(found, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
-        own_keys = self.own_mention * TEXT_SHIFT + self.own_word
-        shared[shared] = ~np.isin(flat.mention[candidate[shared]] * TEXT_SHIFT + tokens[shared], own_keys)
+        shared = self.contains(flat.mention[candidate], tokens, flat)
         num = len(flat.mention)
         dot = np.bincount(candidate, weights=squares * shared, minlength=num)
         entity_norm = np.bincount(candidate, weights=squares, minlength=num)
         text_squares = kb.inverse_frequency[self.word].astype(np.float64) ** 2
         text_norm = np.bincount(self.text, weights=text_squares, minlength=self.num_texts)
         return dot / np.sqrt(np.maximum(entity_norm * text_norm[flat.text[flat.mention]], 1e-12))
+
+    def contains(self, mention: np.ndarray, tokens: np.ndarray, flat: Candidates) -> np.ndarray:
+        """Whether the text of a mention has a word that the mention itself has not, pair by pair."""
+        is_used = np.zeros(1 << HASH_BITS, dtype=bool)
+        is_used[self.word] = True
+        possible = is_used[tokens]
+        mention, tokens = mention[possible], tokens[possible]
+        keys = self.text * TEXT_SHIFT + self.word
+        wanted = flat.text[mention] * TEXT_SHIFT + tokens
+        found = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
+        shared = keys[found] == wanted
+        own_keys = self.own_mention * TEXT_SHIFT + self.own_word
+        shared[shared] = ~np.isin(mention[shared] * TEXT_SHIFT + tokens[shared], own_keys)
+        possible[possible] = shared
+        return possible
 
     def context_vectors(self, learned: TextStatistics) -> np.ndarray:
         """Mean of the context vectors of the words of each text, [texts, D]."""

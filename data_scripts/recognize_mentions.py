@@ -4,20 +4,16 @@ from functools import lru_cache
 
 import spacy
 
-from data_scripts.alias_text import MAX_KEY_LENGTH, TokenizedText, alias_key, tokenize_text
+from data_scripts.alias_text import alias_key
 from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
+from data_scripts.match_aliases import Match, open_matcher
 from data_scripts.schema import DROP_REASON, Batch
 
 
-# What may follow an alias up to the end of its last token: plural and possessive endings, or a number (`cone2.png`).
-ENDINGS = frozenset({"s", "es", "'s", "s'"})
-MIN_STEM = 3
 # Kinds of spaCy entities that are no things: they only say that a number is a number.
 NUMBER_LABELS = frozenset({"CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME"})
 
 Mention = dict[str, object]
-# start, end, alias index
-Match = tuple[int, int, int]
 
 
 def recognize_mentions(
@@ -35,9 +31,9 @@ def recognize_mentions(
         spacy_model: Name or path of a spaCy pipeline with `ner`; alias matches alone if None.
     """
     kb = open_knowledge_base(knowledge_base)
-    stop_words = read_stop_words(language)
+    match = open_matcher(kb, language).match
     texts = batch["alt_text"]
-    matches = {text: match_aliases(text, kb, stop_words=stop_words) for text in dict.fromkeys(texts)}
+    matches = {text: match(text) for text in dict.fromkeys(texts)}
     spans: dict[str, list[tuple[int, int]]] = {}
     if spacy_model is not None:
         candidates = [text for text, found in matches.items() if found]
@@ -46,73 +42,6 @@ def recognize_mentions(
     batch["mentions"] = [mentions[text] for text in texts]
     batch[DROP_REASON] = [None if mentions[text] else "no mention" for text in texts]
     return batch
-
-
-@lru_cache(maxsize=8)
-def read_stop_words(language: str) -> frozenset[str]:
-    """Function words of a language, from spaCy's own lists."""
-    return frozenset(spacy.util.get_lang_class(language).Defaults.stop_words)
-
-
-def match_aliases(text: str, kb: KnowledgeBase, *, stop_words: frozenset[str]) -> list[Match]:
-    """Longest alias matches from left to right, on token boundaries, plural and possessive endings allowed."""
-    tokens = tokenize_text(text)
-    token_at = {end: index for index, end in enumerate(tokens.key_ends)}
-    found: list[Match] = []
-    first = 0
-    while first < len(tokens.spans):
-        last, alias = longest_alias(tokens, first, token_at, kb)
-        if alias < 0:
-            first += 1
-            continue
-        if not is_function_word(text, tokens, first, last, stop_words):
-            found.append((tokens.spans[first][0], tokens.spans[last][1], alias))
-        first = last + 1
-    return found
-
-
-def longest_alias(tokens: TokenizedText, first: int, token_at: dict[int, int], kb: KnowledgeBase) -> tuple[int, int]:
-    """Last token and alias index of the longest alias that starts at a token; (-1, -1) if there is none."""
-    start = tokens.key_starts[first]
-    best = (-1, -1)
-    for key, alias in kb.aliases.iter_prefixes_with_ids(tokens.key[start : start + MAX_KEY_LENGTH]):
-        end = start + len(key)
-        last = token_at.get(end)
-        if last is None:
-            last = token_after_ending(tokens, end, token_at, stem=len(key))
-        if last is not None and last >= best[0]:
-            best = (last, alias)
-    token_end = tokens.key_ends[first]
-    if best[1] < 0 and tokens.key.endswith("ies", start, token_end) and token_end - start > MIN_STEM + 3:
-        alias = kb.aliases.get(tokens.key[start : token_end - 3] + "y", -1)
-        best = (first, alias) if alias >= 0 else best
-    return best
-
-
-def token_after_ending(tokens: TokenizedText, end: int, token_at: dict[int, int], *, stem: int) -> int | None:
-    """The token that a match reaches if only a plural or possessive ending or a number is left of it."""
-    if stem < MIN_STEM:
-        return None
-    for length in (1, 2, 3):
-        last = token_at.get(end + length)
-        if last is not None:
-            ending = tokens.key[end : end + length]
-            return last if ending in ENDINGS or ending.isdigit() else None
-    return None
-
-
-def is_function_word(text: str, tokens: TokenizedText, first: int, last: int, stop_words: frozenset[str]) -> bool:
-    """Whether a match is only numbers, single letters and function words written as such, not as a name."""
-    if first == last:
-        word = tokens.key[tokens.key_starts[first] : tokens.key_ends[first]]
-        if word not in stop_words and len(word) > 1 and not word.isdigit():
-            return False
-    words = [tokens.key[tokens.key_starts[i] : tokens.key_ends[i]] for i in range(first, last + 1)]
-    if all(word.isdigit() or (len(word) == 1 and word.isascii()) for word in words):
-        return True
-    written = text[tokens.spans[first][0] : tokens.spans[last][1]]
-    is_name = first > 0 and written[:1].isupper() and not text.isupper()
-    return not is_name and all(word in stop_words for word in words)
 
 
 @lru_cache(maxsize=2)
