@@ -20,9 +20,9 @@ MARKS = (
 )
 THAI_LIKE_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u102b-\u103e\u17b6-\u17d3"
 TOKEN = re.compile(
-    rf"([{UNSPACED}][{THAI_LIKE_MARKS}]*|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]|[{MARKS}]|['’](?=[^\W\d_])|[+#])*)"
+    rf"([{UNSPACED}][{THAI_LIKE_MARKS}]*|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]+|[{MARKS}+#]+|['’](?=[^\W\d_]))*)"
 )
-ASCII_TOKEN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9+#]|'(?=[A-Za-z]))*)")
+ASCII_TOKEN = re.compile(r"([A-Za-z0-9][A-Za-z0-9+#]*(?:'(?=[A-Za-z])[A-Za-z0-9+#]*)*)")
 # An alias may run across these, but not across a comma, a bar or a bracket: `red, panda` is not a red panda.
 WEAK_GAP = re.compile(r"[\s_\-./&'’‐‑־·!?]*\Z")
 STRONG_SEPARATOR = "\x1f"
@@ -63,7 +63,12 @@ def tokenize_text(text: str) -> TokenizedText:
     ends = list(itertools.accumulate(map(len, parts)))
     starts = ends[:-1:2]
     gaps = parts[2:-1:2]
-    joints = [joint_of(gap) if gap else joint_without_gap(text, starts[i]) for i, gap in enumerate(gaps, start=1)]
+    joints = list(map(joint_of, gaps))
+    if "" in gaps:
+        joints = [
+            joint if gap else joint_without_gap(text, starts[i])
+            for i, (gap, joint) in enumerate(zip(gaps, joints, strict=True), start=1)
+        ]
     parts = parts[1:-1]
     if not is_ascii:
         parts[::2] = map(normalize_token, parts[::2])

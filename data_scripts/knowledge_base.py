@@ -3,6 +3,7 @@
 Opening reads no table into memory, and the pages are shared by every process of a machine.
 """
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
 OWN_NAME, ONLY_CAPITALS = 1, 2
+COLLECT_AFTER = 50_000
 
 
 class KnowledgeBase:
@@ -120,7 +122,18 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
+def calm_collector() -> None:
+    """Lets Python's cycle collector leave alone what the libraries have made, and come less often.
+
+    The text phase makes thousands of small dictionaries a batch and no cycle; collecting took a third of its time.
+    """
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
+
+
 @lru_cache(maxsize=2)
 def open_knowledge_base(folder: str) -> KnowledgeBase:
     """Opens a knowledge base once per process."""
-    return KnowledgeBase(folder)
+    kb = KnowledgeBase(folder)
+    calm_collector()
+    return kb

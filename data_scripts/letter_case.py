@@ -6,17 +6,25 @@ from functools import lru_cache
 from data_scripts.alias_text import tokenize_text
 
 
-@lru_cache(maxsize=4096)
+# Letters with neither a letter nor a digit beside them.
+WORD = re.compile(r"(?<!\w)[^\W\d_]+(?!\w)")
+
+
 def spelling_class(text: str, start: int, written: str) -> str | None:
     """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
     if text.isupper():
         return None
     if not written.islower():
-        is_title = all(word[:1].isupper() for word in text.split() if word[:1].isalpha())
-        return "capital" if start > 0 and written[:1].isupper() and not is_title else None
+        return "capital" if start > 0 and written[:1].isupper() and not is_title(text) else None
     if uses_capitals(text):
         return "lower_in_mixed"
     return "lower_in_lower" if len(tokenize_text(written).words) == 1 else "lower_phrase"
+
+
+@lru_cache(maxsize=4096)
+def is_title(text: str) -> bool:
+    """Whether every word of a text begins with a capital."""
+    return all(word[0].isupper() for word in text.split() if word[0].isalpha())
 
 
 @lru_cache(maxsize=4096)
@@ -24,5 +32,5 @@ def uses_capitals(text: str) -> bool:
     """Whether a text capitalises names; its first word, acronyms and words with digits do not tell."""
     if text[1:] == text[1:].lower():
         return False
-    words = re.findall(r"[^\W\d_]+", re.sub(r"\w*\d\w*", " ", text.replace("_", " ")))
+    words = WORD.findall(text.replace("_", " "))
     return any(word[:1].isupper() and not word.isupper() for word in words[1:])

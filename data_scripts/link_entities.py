@@ -131,8 +131,15 @@ def others_similarity(flat: Candidates, probability: np.ndarray, embeddings: np.
 def sum_groups(rows: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
     """Sums rows by group; groups ascend and some may be empty."""
     result = np.zeros((num_groups, rows.shape[1]), dtype=rows.dtype)
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    result[group[starts]] = np.add.reduceat(rows, starts, axis=0)
+    counts = np.bincount(group, minlength=num_groups)
+    starts = np.cumsum(counts) - counts
+    filled, several = np.flatnonzero(counts), counts > 1
+    result[filled] = rows[starts[filled]]
+    # Most groups are one row: only the others are worth a sum.
+    if several.any():
+        kept = several[group]
+        part = counts[several]
+        result[several] = np.add.reduceat(rows[kept], np.cumsum(part) - part, axis=0)
     return result
 
 

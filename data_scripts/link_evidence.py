@@ -198,8 +198,13 @@ class TextWords:
             return sums
         found = np.minimum(np.searchsorted(learned.context_tokens, self.word), len(learned.context_tokens) - 1)
         known = learned.context_tokens[found] == self.word
-        np.add.at(sums, self.text[known], learned.context_vectors[found[known]])
-        counts = np.bincount(self.text[known], minlength=self.num_texts)
+        text, vectors = self.text[known], learned.context_vectors[found[known]]
+        counts = np.bincount(text, minlength=self.num_texts)
+        rank = np.arange(len(text)) - (np.cumsum(counts) - counts)[text]
+        # The first known word of every text, then every second one, ...: few steps, as texts are short.
+        for number in range(counts.max(initial=0)):
+            chosen = np.flatnonzero(rank == number)
+            sums[text[chosen]] += vectors[chosen]
         return sums / np.maximum(counts, 1)[:, None]
 
 
