@@ -12,6 +12,7 @@ DIMENSION = 64
 LINK_WEIGHTS = (1.0, 0.5)
 WORD_WEIGHTS = (0.3, 1.0, 1.0)
 SEED = 0
+MAX_GATHERED = 1_000_000
 
 
 def embed_from_graph(
@@ -89,9 +90,11 @@ def sum_neighbours(adjacency: tuple[np.ndarray, np.ndarray], vectors: np.ndarray
     """Sums, for every row of a sparse adjacency, the vectors of its neighbours; [rows, dimension]."""
     offsets, neighbours = adjacency
     result = np.zeros((len(offsets) - 1, vectors.shape[1]), dtype=np.float32)
-    step = 100_000
-    for first in range(0, len(result), step):
-        last = min(first + step, len(result))
+    last = 0
+    while last < len(result):
+        first = last
+        # As many rows as have MAX_GATHERED neighbours together, and at least one: memory does not grow with the table.
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + MAX_GATHERED, side="right")) - 1)
         part = neighbours[offsets[first] : offsets[last]]
         if len(part) == 0:
             continue
