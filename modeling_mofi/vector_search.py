@@ -9,16 +9,15 @@ try:
 except ImportError:
     faiss = None
 
-CHUNK_ROWS = 65_536
-# faiss reads the vectors once per query, torch once per batch, after widening those of half precision.
-MAX_FAISS_QUERIES = {torch.float32: 1, torch.float16: 32}
+CHUNK_VALUES = 2**26  # Inner products at once: 256 MiB.
+WIDENED_ROWS = 65_536  # Vectors of half precision that are widened at once.
+# torch reads the vectors once per batch, after widening those of half precision; faiss once per query, and shares out
+# queries over threads, not vectors. So one query is for faiss where there is one thread, and a few in half precision.
+MAX_FAISS_HALF_QUERIES = 10
 
 
 class VectorSearch:
-    """Vectors in memory.
-
-    Milliseconds of one CPU core for 1 and for 64 queries among 200,000 x 512 vectors: faiss 25 and 1,467, torch 34 and
-    353; in half precision faiss 19 and 1,010, torch 366 and 667.
+    """Vectors in memory; `benchmarks/entity_search.py` compares the ways to search them.
 
     Args:
         vectors: `[N, D]`; float32, or float16 for half the memory.
@@ -55,7 +54,7 @@ class VectorSearch:
         k, queries = min(k, len(self.vectors)), queries.float().contiguous()
         if not len(queries) or not k:
             return torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
-        if not self.use_faiss or len(queries) > MAX_FAISS_QUERIES.get(self.vectors.dtype, 0):
+        if not self._suits_faiss(len(queries)):
             return chunked_top_k(queries, self.vectors, k=k)
         if self._half_index is not None:
             found = self._half_index.search(queries.numpy(), k)
@@ -64,11 +63,19 @@ class VectorSearch:
             found = faiss.knn(queries.numpy(), vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
+    def _suits_faiss(self, num_queries: int) -> bool:
+        if self._half_index is not None:
+            return num_queries <= MAX_FAISS_HALF_QUERIES
+        is_float = self.vectors.dtype == torch.float32
+        return self.use_faiss and is_float and num_queries == torch.get_num_threads() == 1
+
 
 def chunked_top_k(
-    queries: torch.Tensor, vectors: torch.Tensor, *, k: int, chunk_rows: int = CHUNK_ROWS
+    queries: torch.Tensor, vectors: torch.Tensor, *, k: int, chunk_rows: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `VectorSearch.top_k`, with torch, `chunk_rows` vectors at once."""
+    if chunk_rows is None:
+        chunk_rows = max(1, CHUNK_VALUES // len(queries)) if vectors.dtype == torch.float32 else WIDENED_ROWS
     best = torch.empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(vectors), chunk_rows):
