@@ -76,7 +76,7 @@ def main() -> None:
 
 def variants(args: RecipesArguments) -> list[tuple[str, int]]:
     """All recipes and seeds, the first seed's baseline first, because the data build needs it."""
-    pairs = [(recipe, seed) for seed in args.seeds for recipe in args.recipes]
+    pairs = [(recipe, seed) for recipe in args.recipes for seed in args.seeds]
     first = ("clip", args.seeds[0])
     return [first, *(pair for pair in pairs if pair != first)]
 
