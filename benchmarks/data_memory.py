@@ -38,7 +38,7 @@ def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_texts", type=int, nargs="*", default=[100_000, 1_000_000])
-    parser.add_argument("--num_images", type=int, nargs="*", default=[20_000, 200_000])
+    parser.add_argument("--num_images", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_memory.json"))
     args = parser.parse_args()
     measured = {}
@@ -85,7 +85,9 @@ def report_peak(
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     # `ru_maxrss` would also count what the parent held when it started this process.
     kilobytes = int(re.search(r"VmHWM:\s+(\d+)", status)[1])
-    queue.put({"peak_megabytes": kilobytes / 1024, "seconds": time.perf_counter() - started})
+    written = sum(path.stat().st_size for path in output.rglob("link_entities/*"))
+    seconds = time.perf_counter() - started
+    queue.put({"peak_megabytes": kilobytes / 1024, "seconds": seconds, "megabytes_of_text_phase": written / 1e6})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ POSITIVE = (
     ("run", "num_processes"),
     ("run", "num_shards"),
 )
+# Columns that the stages or the data set have themselves.
+OWN_COLUMNS = ("image_id", "row", "image", "pixels", "alt_text", "mentions", "candidates", "entities", "entity_labels")
+OWN_COLUMNS += ("drop_reason", "note", "split")
 STAGES = ("link_entities", "score_entities", "filter_entities", "label_entities")
 
 
@@ -70,7 +73,10 @@ class FilterArguments:
     min_similarity: float | None = field(default=None, metadata={"help": "Threshold as a cosine ..."})
     keep_fraction: float | None = field(default=None, metadata={"help": "... or as the fraction of pairs to keep."})
     min_similarity_by_type: str | None = field(
-        default=None, metadata={"help": 'Other thresholds for types of entities, as JSON: {"Q5": 0.3}.'}
+        default=None, metadata={"help": 'Other thresholds for types of entities, as JSON: {"Q5": 0.3} ...'}
+    )
+    keep_fraction_by_type: str | None = field(
+        default=None, metadata={"help": "... or the fractions to keep of the pairs of such entities, as JSON."}
     )
 
 
@@ -125,6 +131,10 @@ class BuildArguments:
         """
         check_choice("disambiguation", self.link.disambiguation, DISAMBIGUATIONS)
         check_choice("engine", self.run.engine, ("local", "ray"))
+        if taken := sorted(set(self.source.keep_columns) & set(OWN_COLUMNS)):
+            raise ValueError(
+                f"keep_columns names {', '.join(taken)}, which the build makes itself; rename the column in the source"
+            )
         if self.run.restart_from is not None:
             check_choice("restart_from", self.run.restart_from, STAGES)
         if (self.filter.min_similarity is None) == (self.filter.keep_fraction is None):
@@ -148,21 +158,26 @@ class BuildArguments:
             value = getattr(getattr(self, part), name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.thresholds_by_type()
+        thresholds = self.numbers_by_type("min_similarity_by_type")
+        fractions = self.numbers_by_type("keep_fraction_by_type")
+        if both := sorted(thresholds.keys() & fractions.keys()):
+            raise ValueError(f"min_similarity_by_type and keep_fraction_by_type both name {', '.join(both)}")
+        if wrong := {kind: value for kind, value in fractions.items() if not 0 < value <= 1}:
+            raise ValueError(f"keep_fraction_by_type holds fractions in (0, 1], got {wrong}")
 
-    def thresholds_by_type(self) -> dict[str, float]:
-        """The thresholds for types of entities.
+    def numbers_by_type(self, name: str) -> dict[str, float]:
+        """The thresholds, or fractions to keep, for types of entities.
 
         Raises:
             ValueError: If they are not a JSON object of numbers.
         """
-        text = self.filter.min_similarity_by_type
+        text = getattr(self.filter, name)
         if text is None:
             return {}
         try:
             return {str(kind): float(value) for kind, value in json.loads(text).items()}
         except (json.JSONDecodeError, AttributeError, TypeError, ValueError):
-            raise ValueError(f'min_similarity_by_type must be JSON such as {{"Q5": 0.3}}, got {text!r}') from None
+            raise ValueError(f'{name} must be JSON such as {{"Q5": 0.3}}, got {text!r}') from None
 
     def link_settings(self) -> dict[str, object]:
         """Everything the output of the text phase depends on, files aside."""
@@ -185,7 +200,7 @@ class BuildArguments:
 
     def label_settings(self) -> dict[str, object]:
         """What else the data set depends on."""
-        names = ("min_similarity", "keep_fraction", "min_similarity_by_type")
+        names = ("min_similarity", "keep_fraction", "min_similarity_by_type", "keep_fraction_by_type")
         settings = {name: getattr(self.filter, name) for name in names}
         return settings | asdict(self.label) | {"disambiguation": self.link.disambiguation}
 

@@ -32,9 +32,10 @@ from data_scripts.build_arguments import (
     SourceArguments,
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.build_phases import Build, choose_thresholds, filter_phase, link_phase, score_groups, score_phase
+from data_scripts.build_phases import Build, filter_phase, link_phase, score_groups, score_phase
+from data_scripts.choose_thresholds import choose_thresholds
 from data_scripts.count_aliases import count_aliases, write_text_statistics
-from data_scripts.dataset_card import BuildResult, push_to_hub, write_card
+from data_scripts.dataset_card import BuildResult, write_card
 from data_scripts.embed_entities import embed_entities
 from data_scripts.engines import Engine, run_phase, run_tasks
 from data_scripts.files import hash_settings, try_read_json, write_json, write_whole
@@ -42,6 +43,7 @@ from data_scripts.knowledge_base import open_knowledge_base
 from data_scripts.label_entities import LabelOptions, LabelSummary, label_entities
 from data_scripts.plan_shards import SourceOptions, keep_column_types, plan_shards
 from data_scripts.publish_shards import PublishJob, plan_outputs, write_entities
+from data_scripts.push_to_hub import push_to_hub
 from data_scripts.read_pairs import read_pairs
 from data_scripts.report import write_report
 from data_scripts.run_shards import Group, Phase, log_stages, single_shards, sum_manifests, wait_for_shards
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = BuildArguments(*parse_recipe(kinds, argv, description=__doc__))
     try:
         build_i2e(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, ConnectionError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -106,6 +108,7 @@ def plan_build(args: BuildArguments) -> Build:
         split=source.hub_split,
         revision=source.hub_revision,
         streaming=source.streaming,
+        other_columns=tuple(name for name in (source.image_id_column, *source.keep_columns) if name is not None),
     )
     shards = plan_shards(
         source.pairs, image_column=source.image_column, alt_text_column=source.alt_text_column, options=options
@@ -254,7 +257,7 @@ def nothing_left(phase: Phase, build: Build) -> str:
 def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine) -> BuildResult:
     """Filters, labels, writes the data set, its card and its report."""
     started = time.perf_counter()
-    thresholds, histogram = choose_thresholds(build)
+    thresholds, histogram = choose_thresholds(build, engine=engine)
     if histogram.counts.sum() == 0:
         raise ValueError(nothing_left(scoring, build))
     filtering = filter_phase(build, thresholds)
@@ -289,8 +292,9 @@ def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine
         build.output_dir,
         build.output_dir / "report.html",
     )
-    if build.args.run.push_to_hub is not None:
-        push_to_hub(result)
+    run = build.args.run
+    if run.push_to_hub is not None:
+        push_to_hub(build.output_dir, run.push_to_hub, private=run.private, build_id=build.build_id)
     return result
 
 

@@ -14,7 +14,7 @@ import torch
 from data_scripts.build_arguments import BuildArguments
 from data_scripts.decode_images import decode_images
 from data_scripts.files import hash_file, hash_settings
-from data_scripts.filter_entities import SimilarityHistogram, Thresholds, choose_entities, filter_entities
+from data_scripts.filter_entities import Thresholds, filter_entities
 from data_scripts.filter_model import prepare_image
 from data_scripts.knowledge_base import open_knowledge_base, read_manifest
 from data_scripts.link_entities import link_entities
@@ -253,19 +253,3 @@ def entity_types(knowledge_base: str, entity_id: str) -> list[str]:
     """Types of an entity."""
     kb = open_knowledge_base(knowledge_base)
     return kb.column("types", kb.rows_of([entity_id]))[0]
-
-
-def choose_thresholds(build: Build) -> tuple[Thresholds, SimilarityHistogram]:
-    """The thresholds, from the settings or from the similarities of all shards; and those similarities, counted."""
-    options = build.args.filter
-    histogram = SimilarityHistogram()
-    scored = score_phase(build)
-    for shard in build.shards:
-        for batch in read_scored(shard, scored=scored.folder):
-            for candidates in batch["candidates"]:
-                chosen = choose_entities(candidates, disambiguation=build.args.link.disambiguation)
-                histogram.add([entity["similarity"] for entity in chosen])
-    default = options.min_similarity
-    if default is None:
-        default = histogram.threshold_for(options.keep_fraction)
-    return Thresholds(default, build.args.thresholds_by_type()), histogram

@@ -1,6 +1,5 @@
-"""Writes the data set card, and publishes the data set on the Hub."""
+"""Writes the data set card: what the Hub reads, counts by stage, licences, and how to build the same again."""
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from data_scripts.label_entities import LabelSummary
 from data_scripts.publish_shards import SPLITS, published_rows, with_features
 from data_scripts.schema import published_schema
 
-
-logger = logging.getLogger(__name__)
 
 CARD = """\
 ---
@@ -181,22 +178,3 @@ def recipe_text(build: Build) -> str:
             if value != default[name].default and value not in ([], None):
                 recipe[name] = value
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-
-
-def push_to_hub(result: BuildResult) -> None:
-    """Uploads data, entities, card and report; what lies between source and data set stays here."""
-    from huggingface_hub import HfApi
-
-    run = result.build.args.run
-    api = HfApi()
-    url = api.create_repo(run.push_to_hub, repo_type="dataset", private=run.private, exist_ok=True)
-    api.upload_folder(
-        repo_id=run.push_to_hub,
-        repo_type="dataset",
-        folder_path=result.build.output_dir,
-        allow_patterns=["data/*.parquet", "entities.parquet", "README.md", "report.html"],
-        # Files of an earlier build with another number of shards would be read along.
-        delete_patterns=["data/*.parquet"],
-        commit_message=f"Build {result.build.build_id}",
-    )
-    logger.info("pushed to %s", url)

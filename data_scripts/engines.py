@@ -39,6 +39,7 @@ class Engine:
         self.num_threads = num_threads
         self.preload = tuple(preload)
         self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._joined_cluster = False
 
     def __enter__(self) -> "Engine":
         return self
@@ -47,6 +48,11 @@ class Engine:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self._pools = {}
+        if self._joined_cluster:
+            from data_scripts.ray_engine import leave_cluster
+
+            leave_cluster()
+            self._joined_cluster = False
 
     def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
         """Calls a function on every item, in any order; yields once per finished item.
@@ -57,8 +63,9 @@ class Engine:
         """
         task = partial(run_limited, function, num_threads=self.num_threads)
         if self.kind == "ray":
-            from data_scripts.ray_engine import run_on_ray
+            from data_scripts.ray_engine import join_cluster, run_on_ray
 
+            self._joined_cluster |= join_cluster()
             yield from run_on_ray(task, items, uses_gpu=uses_gpu)
         elif self.num_processes > 1 and len(items) > 1:
             yield from self.run_in_pool(task, items, pool=self.pool(uses_gpu=uses_gpu))

@@ -81,8 +81,8 @@ def rank(candidate: Candidate, disambiguation: str) -> float:
 class SimilarityHistogram:
     """Counts similarities in fine bins: what a threshold would keep, in memory that does not grow with the input."""
 
-    def __init__(self) -> None:
-        self.counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
+    def __init__(self, counts: np.ndarray | None = None) -> None:
+        self.counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64) if counts is None else counts
 
     def add(self, similarities: list[float]) -> None:
         """Counts some similarities."""

@@ -34,6 +34,7 @@ class SourceOptions:
         split: Of a data set on the Hub.
         revision: Of a data set on the Hub.
         streaming: Whether a data set on the Hub is read without downloading it first.
+        other_columns: Columns that every file must have, beside image and alt-text.
     """
 
     rows_per_shard: int = 10_000
@@ -41,6 +42,7 @@ class SourceOptions:
     split: str = "train"
     revision: str | None = None
     streaming: bool = False
+    other_columns: tuple[str, ...] = ()
 
 
 def plan_shards(source: str, *, image_column: str, alt_text_column: str, options: SourceOptions) -> list[Shard]:
@@ -66,7 +68,8 @@ def plan_shards(source: str, *, image_column: str, alt_text_column: str, options
     else:
         kind = format_of(paths, source)
         if kind == "parquet":
-            shards = plan_parquet(paths, rows_per_shard=options.rows_per_shard)
+            names = [image_column, alt_text_column, *options.other_columns]
+            shards = plan_parquet(paths, rows_per_shard=options.rows_per_shard, names=names)
         elif kind == "tar":
             shards = plan_tars(paths, image_column=image_column, alt_text_column=alt_text_column)
         else:

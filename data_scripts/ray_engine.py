@@ -1,37 +1,68 @@
-"""Runs tasks on a Ray cluster: `pip install .[ray]`. Ray schedules shards, one task each; commits are ours."""
+"""Runs tasks on a Ray cluster: `pip install .[ray]`. Ray schedules groups of shards; the commits are ours."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 
+logger = logging.getLogger(__name__)
+# After so long without a finished task the log says so: a cluster may be busy, or too small for the task.
+PATIENCE_SECONDS = 120.0
 Item = TypeVar("Item")
 
 
-def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
-    """Calls a function on every item on the machines of a cluster, which must share the file system.
+def join_cluster() -> bool:
+    """Joins the cluster that `ray start` or RAY_ADDRESS names; without one, starts one on this machine.
 
-    Joins the cluster that `ray start` or RAY_ADDRESS names; without one, starts one on this machine.
-
-    Yields:
-        Once per finished item.
+    Returns:
+        Whether this call did so; False if this process was in a cluster already.
 
     Raises:
         ImportError: If Ray is not installed.
-        Exception: The first one that an item raised; the others are cancelled.
+        ValueError: If the cluster has no core to run anything on.
     """
     try:
         import ray
     except ImportError:
         raise ImportError("--engine ray needs Ray: pip install 'ray[data]' (the `ray` extra)") from None
-    if not ray.is_initialized():
+    joined = not ray.is_initialized()
+    if joined:
         ray.init(log_to_driver=False, include_dashboard=False)
-    # A shard that fails for its content would fail again; one that was lost with its machine is tried again.
+    if ray.cluster_resources().get("CPU", 0) < 1:
+        raise ValueError("the Ray cluster offers no CPU, so that no shard would ever run; see `ray status`")
+    return joined
+
+
+def leave_cluster() -> None:
+    """Ends what `join_cluster` began."""
+    import ray
+
+    ray.shutdown()
+
+
+def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
+    """Calls a function on every item on the machines of a cluster, which must share the file system.
+
+    Yields:
+        Once per finished item.
+
+    Raises:
+        Exception: The first one that an item raised; the others are cancelled.
+    """
+    import ray
+
     num_gpus = 1 if uses_gpu and ray.cluster_resources().get("GPU", 0) else 0
+    # A shard that fails for its content would fail again; one that was lost with its machine is tried again.
     remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=3, retry_exceptions=False)(function_on_ray)
     waiting = [remote.remote(function, item) for item in items]
     try:
         while waiting:
-            finished, waiting = ray.wait(waiting, num_returns=1)
+            finished, waiting = ray.wait(waiting, num_returns=1, timeout=PATIENCE_SECONDS)
+            if not finished:
+                logger.warning(
+                    "no shard finished in %.0f s, %d wait; see `ray status`", PATIENCE_SECONDS, len(waiting)
+                )
+                continue
             try:
                 ray.get(finished)
             except ray.exceptions.RayTaskError as error:

@@ -10,11 +10,17 @@ from data_scripts.files import fingerprint_file
 from data_scripts.schema import Batch, Shard
 
 
-def plan_parquet(paths: list[str], *, rows_per_shard: int) -> list[Shard]:
-    """Cuts files into shards of at most `rows_per_shard` rows; only the footers are read."""
+def plan_parquet(paths: list[str], *, rows_per_shard: int, names: list[str]) -> list[Shard]:
+    """Cuts files into shards of at most `rows_per_shard` rows; only the footers are read.
+
+    Raises:
+        ValueError: If a file lacks a column; hours of work may lie before its turn.
+    """
     shards: list[Shard] = []
     for path in paths:
-        num_rows = open_parquet(path).metadata.num_rows
+        file = open_parquet(path)
+        check_columns(names, file.schema_arrow.names, path=path)
+        num_rows = file.metadata.num_rows
         fingerprint = fingerprint_file(path)
         for start in range(0, num_rows, rows_per_shard):
             stop = min(start + rows_per_shard, num_rows)

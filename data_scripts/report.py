@@ -1,21 +1,21 @@
 """Writes `report.html`: one page that loads nothing, to trust or distrust the data set by."""
 
-import base64
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_scripts.build_phases import link_phase, score_phase
+from data_scripts.build_phases import link_phase
 from data_scripts.dataset_card import BuildResult
-from data_scripts.filter_entities import SimilarityHistogram, choose_entities
-from data_scripts.knowledge_base import open_knowledge_base
+from data_scripts.files import write_whole
+from data_scripts.filter_entities import SimilarityHistogram
 from data_scripts.measure_gold import measure_gold
 from data_scripts.read_pairs import read_pairs
+from data_scripts.report_checks import check_build
+from data_scripts.report_images import images_section, threshold_section
 
 
-NUM_IMAGES = 60
 NUM_ENTITIES = 24
 NUM_TEXTS = 24
 HISTOGRAM_BARS = 60
@@ -32,11 +32,13 @@ def write_report(result: BuildResult) -> None:
         f"from {first:,} image and alt-text pairs ({num_rows / max(1, first):.1%} kept). "
         f"Build <code>{build.build_id}</code>, filter model "
         f"<code>{escape(build.args.filter.filter_model)}</code>.</p>",
+        checks_section(result),
         gold_section(result),
-        stages_section(result),
+        images_section(result),
+        threshold_section(result),
         similarity_section(result),
         entities_section(result),
-        images_section(result),
+        stages_section(result),
         texts_section(result),
     ]
     page = (
@@ -44,12 +46,22 @@ def write_report(result: BuildResult) -> None:
         f"<title>I2E build report</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
         f"<main>{''.join(sections)}</main></html>\n"
     )
-    (build.output_dir / "report.html").write_text(page, encoding="utf-8")
+    with write_whole(build.output_dir / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def escape(text: object) -> str:
     """Text as HTML."""
     return html.escape(str(text))
+
+
+def checks_section(result: BuildResult) -> str:
+    """What to know first; reasons to look closer come first and are marked."""
+    checks = check_build(result)
+    items = "".join(f"<li class={'bad' if check.is_bad else 'good'}>{escape(check.text)}" for check in checks)
+    num_bad = sum(check.is_bad for check in checks)
+    verdict = f"{num_bad} of {len(checks)} checks say: look closer" if num_bad else "No check speaks against it"
+    return f"<h2>{verdict}</h2><ul class=checks>{items}</ul>"
 
 
 def gold_section(result: BuildResult) -> str:
@@ -89,13 +101,16 @@ def similarity_section(result: BuildResult) -> str:
     """Histogram of similarities with the threshold, and what other thresholds would keep."""
     histogram, threshold = result.histogram, result.thresholds.default
     shares = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1)
+    by_type = result.thresholds.by_type
+    others = ", ".join(f"{escape(kind)} {value:.4f}" for kind, value in sorted(by_type.items()))
     cells = "".join(
         f"<tr><td class=num>{histogram.threshold_for(share):.3f}<td class=num>{share:.0%}" for share in shares
     )
     return (
         f"<h2>Similarity of image and entity</h2><p>The threshold is {threshold:.4f}; it keeps "
         f"{histogram.fraction_kept(threshold):.1%} of {int(histogram.counts.sum()):,} (image, entity) pairs. "
-        f"Rare entities are dropped after it.</p><div class=row>{histogram_svg(histogram, threshold)}"
+        f"Rare entities are dropped after it.{f' Types with thresholds of their own: {others}.' if others else ''}</p>"
+        f"<div class=row>{histogram_svg(histogram, threshold)}"
         f"<table><tr><th class=num>threshold<th class=num>would keep{cells}</table></div>"
     )
 
@@ -144,56 +159,6 @@ def entities_section(result: BuildResult) -> str:
         )
         tables.append(f"<div><h3>{title}</h3><table>{lines}</table></div>")
     return f"<h2>Entities</h2><div class=row>{''.join(tables)}</div>"
-
-
-def images_section(result: BuildResult) -> str:
-    """A contact sheet: evenly spaced images, what was kept of them and what was dropped."""
-    cards = "".join(image_card(row, result) for row in spaced_rows(result))
-    return (
-        "<h2>Images</h2><p>Evenly spaced among the images that reached the filter. "
-        "<span class=kept-tag>kept</span> <span class=dropped-tag>dropped: similarity</span> "
-        f"<span class=rare-tag>dropped: too rare</span></p><div class=sheet>{cards}</div>"
-    )
-
-
-def spaced_rows(result: BuildResult) -> Iterator[dict]:
-    """Scored rows, evenly spaced over some shards, each with the entities that were published."""
-    build = result.build
-    scored = score_phase(build)
-    shards = build.shards[:: max(1, len(build.shards) // 12)]
-    per_shard = -(-NUM_IMAGES // len(shards))
-    for shard in shards:
-        file = pq.ParquetFile(scored.data_path(shard.index))
-        labelled = pq.read_table(build.stages_dir / "label_entities" / f"{shard.index:06d}.parquet").to_pylist()
-        kept = {row["row"]: {entity["entity_id"] for entity in row["entities"]} for row in labelled}
-        step = max(1, file.metadata.num_rows // per_shard)
-        position = 0
-        for batch in file.iter_batches(256, columns=["row", "image", "alt_text", "candidates"]):
-            wanted = [i for i in range(batch.num_rows) if (position + i) % step == step // 2]
-            for row in batch.take(wanted).to_pylist() if wanted else ():
-                yield row | {"kept": kept.get(row["row"], set())}
-            position += batch.num_rows
-
-
-def image_card(row: dict, result: BuildResult) -> str:
-    """One image with its alt-text and entities."""
-    kb = open_knowledge_base(result.build.knowledge_base)
-    data = row["image"]["bytes"]
-    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[8:12] == b"WEBP" else "jpeg"
-    image = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    tags = []
-    for entity in choose_entities(row["candidates"], disambiguation=result.build.args.link.disambiguation):
-        name = kb.column("name", kb.rows_of([entity["entity_id"]]))[0]
-        passed = entity["similarity"] >= result.thresholds.default
-        tag = "kept" if entity["entity_id"] in row["kept"] else "rare" if passed else "dropped"
-        tags.append(
-            f"<span class={tag}-tag title='{escape(entity['entity_id'])}'>{escape(name)} "
-            f"{entity['similarity']:.2f}</span>"
-        )
-    return (
-        f"<figure><img src='{image}' alt='' loading=lazy><figcaption>{escape(row['alt_text'][:160])}"
-        f"<div>{' '.join(tags)}</div></figcaption></figure>"
-    )
 
 
 def texts_section(result: BuildResult) -> str:

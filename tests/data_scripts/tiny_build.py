@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+from data_scripts.build_i2e import main
 
 
 ENTITIES = [
@@ -76,6 +79,19 @@ BAD_IMAGES = {
 def colour(row):
     """Another colour for every row."""
     return row * 7 % 256, row * 31 % 256, row * 57 % 256
+
+
+def read_build(folder: Path) -> dict[str, bytes]:
+    """Bytes of everything that is published, of the manifests and of the stages."""
+    names = ("data/*", "entities.parquet", "README.md", "stages/*/*.json", "stages/*/*.parquet")
+    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
+
+
+def error_of(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
+    """What the command says when it gives up."""
+    with pytest.raises(SystemExit) as stopped:
+        main(flags)
+    return f"{stopped.value.code} {capsys.readouterr().err}"
 
 
 TEXTS = ["1F419_octopus.svg", "Flag of Turkey", "a red panda in a tree", "two cherries", "apple, fruit", "DSC00220"]

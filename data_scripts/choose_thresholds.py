@@ -1,0 +1,91 @@
+"""Counts the similarities of the chosen entities, shard by shard, and turns fractions to keep into thresholds."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_scripts.build_phases import Build, entity_types, read_scored, score_phase
+from data_scripts.engines import Engine, run_tasks
+from data_scripts.files import hash_settings, write_whole
+from data_scripts.filter_entities import HISTOGRAM_BINS, SimilarityHistogram, Thresholds, choose_entities
+from data_scripts.schema import Shard
+
+
+@dataclass(frozen=True)
+class CountJob:
+    """Everything a worker needs to count the similarities of a shard; a call counts and writes them.
+
+    Attributes:
+        scored: Folder of the image phase.
+        folder: Gets a file per shard: bins of all entities, then of the entities of each type.
+        types: Types that have thresholds of their own as fractions.
+    """
+
+    scored: Path
+    folder: Path
+    knowledge_base: str
+    disambiguation: str
+    types: tuple[str, ...]
+
+    def path(self, shard: Shard) -> Path:
+        """File of a shard."""
+        return self.folder / f"{shard.index:06d}.npz"
+
+    def __call__(self, shard: Shard) -> None:
+        if self.path(shard).is_file():
+            return
+        histograms = [SimilarityHistogram() for _ in (None, *self.types)]
+        for batch in read_scored(shard, scored=self.scored):
+            chosen = [
+                entity
+                for candidates in batch["candidates"]
+                for entity in choose_entities(candidates, disambiguation=self.disambiguation)
+            ]
+            histograms[0].add([entity["similarity"] for entity in chosen])
+            types = [entity_types(self.knowledge_base, entity["entity_id"]) if self.types else () for entity in chosen]
+            for kind, histogram in zip(self.types, histograms[1:], strict=True):
+                pairs = zip(chosen, types, strict=True)
+                histogram.add([entity["similarity"] for entity, found in pairs if kind in found])
+        counts = np.stack([histogram.counts for histogram in histograms])
+        row, position = np.nonzero(counts)
+        with write_whole(self.path(shard)) as temporary, temporary.open("wb") as file:
+            np.savez(file, row=row, position=position, counts=counts[row, position])
+
+    def add_up(self, shards: tuple[Shard, ...]) -> list[SimilarityHistogram]:
+        """What all shards counted: all entities, then the entities of each type."""
+        total = np.zeros((1 + len(self.types), HISTOGRAM_BINS), dtype=np.int64)
+        for shard in shards:
+            with np.load(self.path(shard)) as found:
+                total[found["row"], found["position"]] += found["counts"]
+        return [SimilarityHistogram(counts) for counts in total]
+
+
+def choose_thresholds(build: Build, *, engine: Engine) -> tuple[Thresholds, SimilarityHistogram]:
+    """The thresholds, from the settings or from the similarities of all shards; and those similarities, counted."""
+    options = build.args.filter
+    fractions = build.args.numbers_by_type("keep_fraction_by_type")
+    settings = [build.config_hash("score_entities"), build.args.link.disambiguation, sorted(fractions)]
+    folder = build.stages_dir / "choose_thresholds"
+    job = CountJob(
+        scored=score_phase(build).folder,
+        folder=folder / hash_settings(settings)[:16],
+        knowledge_base=build.knowledge_base,
+        disambiguation=build.args.link.disambiguation,
+        types=tuple(sorted(fractions)),
+    )
+    for other in folder.glob("*"):
+        if other != job.folder:
+            shutil.rmtree(other)
+    run_tasks(job, build.shards, engine=engine, name="choose_thresholds")
+    histogram, *of_types = job.add_up(build.shards)
+    default = options.min_similarity
+    if default is None and histogram.counts.any():
+        default = histogram.threshold_for(options.keep_fraction)
+    by_type = {
+        kind: found.threshold_for(fractions[kind])
+        for kind, found in zip(job.types, of_types, strict=True)
+        if found.counts.any()
+    }
+    return Thresholds(default, by_type | build.args.numbers_by_type("min_similarity_by_type")), histogram

@@ -1,0 +1,105 @@
+"""Whoever runs a build, and however often it is killed, the bytes are the same; and no engine hangs on a mistake."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from tiny_build import BAD_IMAGES, error_of, make_pairs, read_build, write_pairs
+
+from data_scripts.build_i2e import main
+from data_scripts.filter_model import embed_images
+
+
+ENGINES = {
+    "two processes": {"num_processes": 2},
+    "four processes": {"num_processes": 4},
+    "threads": {"decode_threads": 2},
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_writes_the_bytes_of_one_process(engine, recipe, tmp_path):
+    settings = {"rows_per_shard": 5, "batch_size": 2}
+    main(recipe(output_dir=tmp_path / "one" / "i2e", **settings))
+    main(recipe(output_dir=tmp_path / "many" / "i2e", **settings, **ENGINES[engine]))
+    assert read_build(tmp_path / "one" / "i2e") == read_build(tmp_path / "many" / "i2e")
+
+
+def test_small_shards_fill_the_batches_of_the_model(recipe, tmp_path, monkeypatch):
+    sizes = []
+
+    def embed(prepared, *, filter_model):
+        sizes.append(len(prepared))
+        return embed_images(prepared, filter_model=filter_model)
+
+    monkeypatch.setattr("data_scripts.score_entities.embed_images", embed)
+    main(recipe(rows_per_shard=4, batch_size=5))
+    assert len(list((tmp_path / "i2e" / "stages" / "score_entities").glob("*.parquet"))) == 9
+    assert sizes == [5] * 6
+
+
+def test_tasks_of_a_job_array_write_the_bytes_of_one_process(recipe, tmp_path):
+    main(recipe(output_dir=tmp_path / "a" / "i2e"))
+    for _ in range(2):
+        for index in (1, 2, 0):
+            main(recipe(output_dir=tmp_path / "b" / "i2e", num_shards=3, shard_index=index))
+    main(recipe(output_dir=tmp_path / "b" / "i2e", num_shards=3, shard_index=0))
+    assert read_build(tmp_path / "a" / "i2e") == read_build(tmp_path / "b" / "i2e")
+
+
+def run_killed(flags, seconds):
+    """Runs the build in a child that is killed after a while; whether it was still running then."""
+    child = os.fork()
+    if child == 0:
+        main(flags)
+        os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_at_twenty_random_moments_and_run_again_gives_the_same_bytes(recipe, tmp_path):
+    main(recipe(output_dir=tmp_path / "a" / "i2e"))
+    started = time.perf_counter()
+    main(recipe(output_dir=tmp_path / "warm" / "i2e"))
+    duration = time.perf_counter() - started
+    expected = read_build(tmp_path / "a" / "i2e")
+    generator = random.Random(0)
+    for folder in (tmp_path / str(number) / "i2e" for number in range(4)):
+        killed = 0
+        while killed < 5:
+            if run_killed(recipe(output_dir=folder), generator.uniform(0, duration)):
+                killed += 1
+            else:
+                shutil.rmtree(folder)
+        main(recipe(output_dir=folder))
+        assert read_build(folder) == expected
+
+
+AT_ONCE = [
+    ({"alt_text_column": "caption"}, "has no column 'caption'"),
+    ({"min_similarity": 1.0, "keep_fraction": None}, "no entity has 2 images"),
+]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize(("settings", "message"), AT_ONCE, ids=["missing column", "everything filtered"])
+def test_no_engine_takes_longer_than_half_a_minute_to_name_the_cause(settings, message, num_processes, recipe, capsys):
+    assert message in error_of(capsys, recipe(**settings, num_processes=num_processes))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_images_that_are_all_bad_are_an_error_that_says_so(num_processes, recipe, tmp_path, capsys):
+    rows = make_pairs(24)
+    for row in rows:
+        row["image"] = {"bytes": BAD_IMAGES["truncated image"], "path": None}
+    pairs = write_pairs(tmp_path / "bad.parquet", rows)
+    message = error_of(capsys, recipe(pairs=pairs, num_processes=num_processes))
+    assert "no row is left after score_entities" in message
+    assert "'truncated image': 20" in message
