@@ -3,8 +3,8 @@
     python -m benchmarks.data_memory
 
 Each size runs in a fresh process: the text phase alone on generated pairs, and whole builds, from planning to the
-report, with tiny images and a tiny CLIP. What is read is the process's highest resident memory. The time is here to
-show that the work grows with the input; it is no measure of speed.
+report, with tiny images and a tiny CLIP. What is read is the process's highest resident memory. The seconds only show
+that the work grows with the input: a text phase and a build run side by side.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import multiprocessing
 import re
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -37,33 +38,34 @@ MODEL = {"hidden_size": 32, "num_layers": 1, "image_size": 32, "patch_size": 16}
 def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num_texts", type=int, nargs="*", default=[100_000, 1_000_000])
-    parser.add_argument("--num_images", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--num_texts", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--num_images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_memory.json"))
     args = parser.parse_args()
-    measured = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as lanes:
         folder = Path(name)
         knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
-        for part, sizes, filter_model in (
-            ("text_phase", args.num_texts, None),
-            ("whole_build", args.num_images, clip),
-        ):
-            peaks = {size: measure_peak(folder, knowledge_base, filter_model, num_pairs=size) for size in sizes}
-            if peaks:
-                megabytes = [peak["peak_megabytes"] for peak in peaks.values()]
-                measured[part] = {"by_pairs": peaks, "largest_relative_to_smallest": megabytes[-1] / megabytes[0]}
+        texts = lanes.submit(measure_peaks, folder, knowledge_base, None, args.num_texts)
+        builds = lanes.submit(measure_peaks, folder, knowledge_base, clip, args.num_images)
+        measured = {"text_phase": texts.result(), "whole_build": builds.result()}
     write_record(args.output, measured)
     print(json.dumps(measured, indent=2))
+
+
+def measure_peaks(folder: Path, knowledge_base: str, filter_model: str | None, sizes: list[int]) -> dict[str, object]:
+    """Peak memory of each size, one after the other, and of the last relative to the first."""
+    peaks = {size: measure_peak(folder, knowledge_base, filter_model, num_pairs=size) for size in sizes}
+    megabytes = [peak["peak_megabytes"] for peak in peaks.values()]
+    return {"by_pairs": peaks, "largest_relative_to_smallest": megabytes[-1] / megabytes[0]}
 
 
 def measure_peak(folder: Path, knowledge_base: str, filter_model: str | None, *, num_pairs: int) -> dict[str, float]:
     """Peak resident memory of a fresh process that works on so many pairs."""
     images = [encode_noise((32, 32), seed=seed) for seed in range(100)] if filter_model else [b""]
-    pairs = write_pairs(folder / "pairs.parquet", knowledge_base, num_pairs=num_pairs, images=images)
+    output = folder / f"{'build' if filter_model else 'text'}-{num_pairs}"
+    pairs = write_pairs(output.with_suffix(".parquet"), knowledge_base, num_pairs=num_pairs, images=images)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    output = folder / f"{'build' if filter_model else 'text'}-{num_pairs}"
     worker = context.Process(target=report_peak, args=(pairs, output, knowledge_base, filter_model, queue))
     worker.start()
     found = queue.get()

@@ -285,7 +285,7 @@ def test_the_report_says_what_speaks_against_the_data(recipe, tmp_path):
     main(recipe(pairs=write_pairs(tmp_path / "half.parquet", rows), min_images_per_entity=1))
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
     assert "checks say: look closer" in page
-    assert "<li class=bad>50.0% of the images could not be used." in page
+    assert "<li class=bad>60.0% of the images could not be used." in page
     assert "<li class=good>17% of the texts name no entity" in page
 
 
