@@ -1,4 +1,4 @@
-"""Exact search by inner product among millions of vectors, with torch, or with faiss where that is faster."""
+"""Exact search by inner product among millions of vectors: with torch, in half precision also with faiss."""
 
 import numpy as np
 import torch
@@ -11,9 +11,8 @@ except ImportError:
 
 CHUNK_VALUES = 2**26  # Inner products at once: 256 MiB.
 WIDENED_ROWS = 65_536  # Vectors of half precision that are widened at once.
-# torch reads the vectors once per batch, after widening those of half precision; faiss once per query, and shares out
-# queries over threads, not vectors. So one query is for faiss where there is one thread, and a few in half precision.
-MAX_FAISS_HALF_QUERIES = 10
+# faiss reads vectors of half precision as they are, but once per query; torch widens them first, once per batch.
+MAX_FAISS_QUERIES = 10
 
 
 class VectorSearch:
@@ -21,13 +20,12 @@ class VectorSearch:
 
     Args:
         vectors: `[N, D]`; float32, or float16 for half the memory.
-        use_faiss: Whether to take faiss where it is installed.
+        use_faiss: Whether to take faiss for few queries in half precision, where it is installed.
     """
 
     def __init__(self, vectors: torch.Tensor, *, use_faiss: bool = True):
-        self.use_faiss = use_faiss and faiss is not None
         self._half_index = None
-        if self.use_faiss and vectors.dtype == torch.float16 and len(vectors):
+        if use_faiss and faiss is not None and vectors.dtype == torch.float16 and len(vectors):
             vectors = self._build_half_index(vectors)
         self.vectors = vectors
 
@@ -54,20 +52,10 @@ class VectorSearch:
         k, queries = min(k, len(self.vectors)), queries.float().contiguous()
         if not len(queries) or not k:
             return torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
-        if not self._suits_faiss(len(queries)):
+        if self._half_index is None or len(queries) > MAX_FAISS_QUERIES:
             return chunked_top_k(queries, self.vectors, k=k)
-        if self._half_index is not None:
-            found = self._half_index.search(queries.numpy(), k)
-        else:
-            vectors = self.vectors.contiguous().numpy()
-            found = faiss.knn(queries.numpy(), vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-
-    def _suits_faiss(self, num_queries: int) -> bool:
-        if self._half_index is not None:
-            return num_queries <= MAX_FAISS_HALF_QUERIES
-        is_float = self.vectors.dtype == torch.float32
-        return self.use_faiss and is_float and num_queries == torch.get_num_threads() == 1
+        similarities, rows = self._half_index.search(queries.numpy(), k)
+        return torch.from_numpy(similarities), torch.from_numpy(rows)
 
 
 def chunked_top_k(
