@@ -9,6 +9,9 @@ from .processes_mofi import gather_rows, process_place, row_counts
 from .row_files_mofi import own_rows
 
 
+# On a GPU, blocks of 2 GiB: with two million entities a block then has enough images for a matrix product to be bound
+# by arithmetic, not by reading every entity's row once more.
+MAX_LOGITS_ON_GPU = 2**29
 ROWS_PER_BLOCK = 4096  # Initial rows are drawn block by block, so that they do not depend on who owns them.
 
 
@@ -86,7 +89,8 @@ class MofiEntityHead(nn.Module):
         all_labels = gather_rows(entity_labels, counts)  # [N]
         index, target_columns = self._select_rows(all_labels)
         rows = F.normalize(F.embedding(index, self.weight, sparse=True).float(), dim=-1)  # [S, D]
-        losses = margin_softmax_loss(all_embeds, rows, target_columns, scale=self.scale, margin=self.margin)
+        settings = {"scale": self.scale, "margin": self.margin, "max_logits": self.max_logits}
+        losses = margin_softmax_loss(all_embeds, rows, target_columns, **settings)
         weights = (all_labels >= 0).float()
         if entity_weights is not None:
             weights = weights * gather_rows(entity_weights.view(-1).float(), counts)
@@ -127,13 +131,18 @@ class MofiEntityHead(nn.Module):
         offsets = torch.rand(count, generator=generator, dtype=torch.float64) * (edges[1:] - edges[:-1])
         return edges[:-1] + offsets.long()
 
+    @property
+    def max_logits(self) -> int:
+        """Logits that a step holds at once."""
+        return MAX_LOGITS if self.weight.device.type == "cpu" else MAX_LOGITS_ON_GPU
+
     def planned_bytes(self, *, batch_size: int) -> tuple[int, int]:
         """Bytes that the head holds, and that a step with N = `batch_size` global rows adds at its peak."""
         row = self.weight.shape[1] * 4
         held = 3 * len(self.weight) * row  # Rows and two moments.
         num_rows = self.num_step_rows(batch_size=batch_size)
         # Looked-up rows, unit rows, their gradients, and what the update makes of the latter.
-        step = 6 * num_rows * row + 2 * 4 * min(MAX_LOGITS, batch_size * num_rows) + 3 * batch_size * row
+        step = 6 * num_rows * row + 2 * 4 * min(self.max_logits, batch_size * num_rows) + 3 * batch_size * row
         return held, step
 
     def num_step_rows(self, *, batch_size: int) -> int:

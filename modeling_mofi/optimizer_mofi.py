@@ -1,5 +1,6 @@
 """One optimizer out of two: any dense one for the towers, a row-sparse Adam for the entity head."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,37 @@ class TowersAndHeadOptimizer(torch.optim.Optimizer):
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
+
+
+def lower_rates_by_layer(optimizer: torch.optim.Optimizer, mofi: nn.Module, *, decay: float) -> None:
+    """Splits an optimizer's groups so that each layer of a tower learns `decay` times as fast as the one above it.
+
+    What is above the last layer keeps the rate, and comes first; embeddings learn slowest, as layer 0 of those below.
+
+    Source: BEiT (https://arxiv.org/abs/2106.08254), after ULMFiT (https://arxiv.org/abs/1801.06146).
+    """
+    depths = {id(parameter): depth for parameter, depth in parameters_with_depth(mofi)}
+    groups = []
+    for group in optimizer.param_groups:
+        for depth in sorted({depths[id(parameter)] for parameter in group["params"]}):
+            parameters = [parameter for parameter in group["params"] if depths[id(parameter)] == depth]
+            groups.append({**group, "params": parameters, "lr": group["lr"] * decay**depth})
+    optimizer.param_groups = sorted(groups, key=lambda group: -group["lr"])
+
+
+def parameters_with_depth(mofi: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """Each parameter of the towers with the number of layers from it to the top of its tower, 0 above the last."""
+    places = {name: re.search(r"^(\w+)\..*layers\.(\d+)\.", name) for name, _ in mofi.named_parameters()}
+    sizes: dict[str, int] = {}
+    for place in filter(None, places.values()):
+        sizes[place[1]] = max(sizes.get(place[1], 0), int(place[2]) + 1)
+    found = []
+    for name, parameter in mofi.named_parameters():
+        place, tower = places[name], name.split(".")[0]
+        depth = sizes[tower] - int(place[2]) if place else 0
+        is_below = place is None and ("embeddings" in name or "pre_layrnorm" in name)
+        found.append((parameter, sizes[tower] + 1 if is_below else depth))
+    return found
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> torch.Tensor:

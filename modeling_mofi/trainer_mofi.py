@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .gradient_cache_mofi import cached_backward
-from .optimizer_mofi import TowersAndHeadOptimizer, clip_gradients
+from .optimizer_mofi import TowersAndHeadOptimizer, clip_gradients, lower_rates_by_layer
 from .patch_dropout_mofi import draw_patches, shrink_images, value_at
 from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
 from .processes_mofi import all_reduce
@@ -185,6 +185,8 @@ class MofiTrainer(ResumableTrainer):
         scale = own_model.mofi.logit_scale
         for group in self.optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter is not scale]
+        if self.args.layer_decay < 1:
+            lower_rates_by_layer(self.optimizer, own_model.mofi, decay=self.args.layer_decay)
         # In a group of its own: FSDP shards the others, and a group must be all one or all the other.
         self.optimizer.add_param_group({"params": [scale], "weight_decay": 0.0})
         head = own_model.entity_head

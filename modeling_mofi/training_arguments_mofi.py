@@ -29,7 +29,12 @@ class MofiTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Entities drawn per step besides the batch's own; null for all."}
     )
     entity_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the entity head; null for learning_rate."}
+        default=None,
+        metadata={"help": "Learning rate of the entity head; null for learning_rate, the towers' own."},
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of each layer of a tower, as a part of the rate of the layer above."},
     )
     entity_weighting: str = field(
         default="none",
@@ -94,6 +99,8 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
         if not 0 <= self.entity_loss_weight <= 1:
             raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1].")
         if self.entity_weighting not in ENTITY_WEIGHTINGS:
             raise ValueError(f"entity_weighting is {self.entity_weighting!r}; it must be none or similarity.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

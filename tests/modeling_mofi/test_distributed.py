@@ -1,4 +1,4 @@
-"""One, two and three processes over gloo at the same global batch: same losses, gradients, rows and moments."""
+"""One to four processes over gloo at the same global batch: same losses, gradients, rows and moments."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +19,7 @@ from modeling_mofi.processes_mofi import process_place
 NUM_ROWS = 12
 NUM_ENTITIES = 50
 # Rows of the global batch on each process; the last are those of an epoch's last, uneven batch.
-SHARES = {1: [[12]], 2: [[6, 6], [9, 3]], 3: [[4, 4, 4], [5, 6, 1]]}
+SHARES = {1: [[12]], 2: [[6, 6], [9, 3]], 3: [[4, 4, 4], [5, 6, 1]], 4: [[3, 3, 3, 3], [5, 4, 2, 1]]}
 
 
 def make_model(config, **head_settings):
@@ -104,8 +104,9 @@ def results():
     return found
 
 
-CASES = [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (1, 1)]
-NAMES = ["2-even", "2-uneven", "2-cached", "3-even", "3-uneven", "3-cached", "1-cached"]
+CASES = [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2), (1, 1)]
+KINDS = ("even", "uneven", "cached")
+NAMES = [*(f"{num_processes}-{KINDS[share]}" for num_processes, share in CASES[:-1]), "1-cached"]
 
 
 @pytest.mark.parametrize(("num_processes", "share"), CASES, ids=NAMES)

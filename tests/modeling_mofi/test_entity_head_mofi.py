@@ -1,5 +1,7 @@
 """The entity head in one process."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +128,34 @@ def test_memory_plan_states_rows_and_their_megabytes():
     plan = MofiEntityHead(8192, 128, num_sampled_entities=1000).memory_plan(batch_size=24)
     assert "8,192 entities, 8,192 rows x 128 on this process; 12.0 MB rows and moments" in plan
     assert "over 1,025 rows" in plan
+
+
+@pytest.mark.parametrize(("num_sampled_entities", "batch_size"), [(2_000, 64), (None, 64), (500, 512)])
+def test_a_step_takes_the_memory_that_was_planned(num_sampled_entities, batch_size):
+    head = MofiEntityHead(20_000, 32, num_sampled_entities=num_sampled_entities)
+    optimizer = torch.optim.SparseAdam(head.parameters())
+    embeds, labels = unit_rows(batch_size, 32).requires_grad_(), torch.arange(batch_size) * 7
+
+    def step():
+        head(embeds, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        embeds.grad = None
+
+    step()  # Makes the moments.
+    held, planned = head.planned_bytes(batch_size=batch_size)
+    state = optimizer.state[head.weight]
+    assert held == sum(tensor.nbytes for tensor in (head.weight, state["exp_avg"], state["exp_avg_sq"]))
+    assert 0.65 * planned <= peak_bytes(step) <= 1.1 * planned
+
+
+def peak_bytes(call):
+    """Most bytes that a call holds of those it allocates itself, by PyTorch's own account."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]  # Negative where freed.
+    return max(accumulate(sizes))
 
 
 def test_sampling_nothing_is_refused():

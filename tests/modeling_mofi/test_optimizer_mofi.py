@@ -3,9 +3,11 @@
 from copy import deepcopy
 
 import torch
+from tiny import make_tiny_config
 from torch import nn
 
-from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
+from modeling_mofi import MofiModel
+from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer, lower_rates_by_layer
 
 
 def make_optimizer():
@@ -53,3 +55,22 @@ def test_rows_without_gradient_stay():
     step(tower, rows, optimizer)
     assert torch.equal(rows[[0, 2, 4]], before[[0, 2, 4]])
     assert not torch.equal(rows[[1, 3]], before[[1, 3]])
+
+
+def test_rates_fall_by_layer_from_the_top_of_each_tower():
+    config = make_tiny_config()
+    config.vision_config.num_hidden_layers = 3
+    mofi = MofiModel(config)
+    optimizer = torch.optim.AdamW([{"params": list(mofi.parameters()), "weight_decay": 0.5}], lr=1.0)
+    lower_rates_by_layer(optimizer, mofi, decay=0.5)
+    names = {id(parameter): name for name, parameter in mofi.named_parameters()}
+    rates = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates.keys() == set(names.values())
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.5}
+    layers = [rates[f"vision_model.encoder.layers.{layer}.mlp.fc1.weight"] for layer in range(3)]
+    assert layers == [0.125, 0.25, 0.5]
+    assert rates["vision_model.embeddings.patch_embedding.weight"] == rates["vision_model.pre_layrnorm.bias"] == 0.0625
+    assert rates["vision_model.post_layernorm.weight"] == rates["visual_projection.weight"] == 1.0
+    assert rates["text_model.encoder.layers.0.mlp.fc1.weight"] == 0.5
+    assert rates["text_model.embeddings.token_embedding.weight"] == 0.25
+    assert optimizer.param_groups[0]["lr"] == 1.0  # The rate that the log shows.

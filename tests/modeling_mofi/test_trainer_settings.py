@@ -1,6 +1,7 @@
 """Settings of a run: frozen parts, cheaper steps, cached gradients, evaluation, sharded and compiled towers."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 import torch
 import train_runs
 from processes import run_processes
-from tiny import make_tiny_processor, write_i2e
+from tiny import make_tiny_processor, write_entities, write_i2e
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def changed_parts(folder):
     """Which parts differ between the checkpoints after the first and the second step."""
     first, second = (train_runs.saved_tensors(folder / f"checkpoint-{step}") for step in (1, 2))
     parts = {"vision_model": "image_tower", "text_model": "text_tower", "weight": "entity_head"}
+    parts |= {"visual_projection": "image_tower", "text_projection": "text_tower"}
     changed = set()
     for file, name in first:
         part = parts.get(name.split(".")[0]) if file in ("model.safetensors", "entity_head.safetensors") else None
@@ -58,12 +60,55 @@ def changed_parts(folder):
     [
         (["image_tower", "text_tower"], {"entity_head"}),
         (["entity_head", "text_tower"], {"image_tower"}),
+        (["entity_head", "image_tower"], {"text_tower"}),
         ([], {"image_tower", "text_tower", "entity_head"}),
     ],
 )
 def test_frozen_parts_stay(start, frozen, trained):
     folder, _ = start(frozen_parts=frozen, lr_scheduler_type="constant")
     assert changed_parts(folder) == trained
+
+
+def test_a_fine_tuned_tower_moves_less_the_deeper_and_the_head_by_its_own_rate(start):
+    rates = {"learning_rate": 1e-4, "layer_decay": 0.1, "entity_learning_rate": 1e-2, "weight_decay": 0.0}
+    folder, _ = start(**rates, lr_scheduler_type="constant", adam_epsilon=1e-30, num_sampled_entities=None)
+    first, second = (train_runs.saved_tensors(folder / f"checkpoint-{step}") for step in (1, 2))
+    moved = {name: (second[name] - first[name]).abs().max().item() for name in first}
+    # Adam moves each weight by at most about its rate.
+    assert moved["model.safetensors", "visual_projection.weight"] == pytest.approx(1e-4, rel=0.3)
+    assert moved["model.safetensors", "vision_model.encoder.layers.0.mlp.fc1.weight"] == pytest.approx(1e-5, rel=0.3)
+    assert moved["model.safetensors", "vision_model.embeddings.patch_embedding.weight"] == pytest.approx(1e-6, rel=0.3)
+    assert moved["entity_head.safetensors", "weight"] == pytest.approx(1e-2, rel=0.3)
+
+
+def test_the_fine_tuning_recipe_goes_on_from_a_checkpoint_with_new_entities(start, data, tmp_path):
+    first, _ = start("first")
+    write_entities(tmp_path / "entities.parquet", entity_ids=("Q0", "Q1", "Q2", "Q3", "Q9"))
+    flags = [f"--init_from={first}", f"--dataset={data / 'i2e'}", f"--entities={tmp_path / 'entities.parquet'}"]
+    flags += [f"--output_dir={tmp_path / 'tuned'}", "--per_device_train_batch_size=4", "--max_steps=2", "--use_cpu"]
+    run_processes(run, 1, ["configs/finetune.yaml", *flags, "--save_strategy=no", "--report_to=none"])
+    before, after = (train_runs.saved_tensors(folder) for folder in (first, tmp_path / "tuned"))
+    rows, known = after["entity_head.safetensors", "weight"], before["entity_head.safetensors", "weight"]
+    assert len(rows) == 5
+    assert 0 < (rows[:4] - known).abs().max() < 5e-3  # Two steps of at most about 1e-3.
+    tower = ("model.safetensors", "vision_model.encoder.layers.0.mlp.fc1.weight")
+    assert 0 < (after[tower] - before[tower]).abs().max() < 5e-5
+
+
+def test_bf16_trains_weights_and_moments_in_fp32(start):
+    still = {"learning_rate": 1e-30, "max_steps": 3}
+    _, exact = start("exact", **still)
+    _, losses = start("still", **still, bf16=True)
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.03)
+    folder, _ = start("bf16", bf16=True)
+    tensors = train_runs.saved_tensors(folder / "checkpoint-2")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    floats = {
+        tensor.dtype for (file, _), tensor in tensors.items() if "rng" not in file and tensor.is_floating_point()
+    }
+    assert floats == {torch.float32}
+    assert changed_parts(folder) == {"image_tower", "text_tower", "entity_head"}
 
 
 def test_the_head_alone_trains_on_two_processes(start):
@@ -155,4 +200,12 @@ def test_compiled_towers_train_as_plain_ones_do(start):
     _, losses = start(
         "compiled", torch_compile_backend="aot_eager"
     )  # The same path, without a C++ compiler's minutes.
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_towers_compiled_by_inductor_train_as_plain_ones_do(start):
+    _, expected = start("plain")
+    _, losses = start("compiled", torch_compile=True)
     assert losses == pytest.approx(expected, rel=1e-4)

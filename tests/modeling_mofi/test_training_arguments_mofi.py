@@ -22,6 +22,7 @@ def make(tmp_path, **settings):
         ({"image_size_schedule": {0.5: 112}}, "image_size_schedule .* first value must begin at 0"),
         ({"image_size_schedule": {"start": 112}}, "image_size_schedule .* must map shares of the steps to numbers"),
         ({"entity_weighting": "prior"}, "entity_weighting is 'prior'; it must be none or similarity"),
+        ({"layer_decay": 0}, r"layer_decay is 0; it must be in \(0, 1\]"),
         ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in \(0, 1\), or null"),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
     ],
