@@ -8,14 +8,17 @@ import io
 import logging
 import os
 import random
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import gradio as gr
-from html_parts import CSS, answer_html, row_html
+from entity_naming import calibrate, load_index
+from html_parts import CSS, INTRODUCTION, answer_html, row_html
 from i2e_browser import I2EBrowser
 from PIL import Image
 
 from modeling_mofi.encoder_mofi import MofiEncoder, read_image
-from modeling_mofi.entity_index import EntityIndex
 from modeling_mofi.image_gallery import ImageGallery
 
 
@@ -23,48 +26,83 @@ logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = "20mb"
 MAX_PIXELS = 50_000_000
-NUM_SHOWN = 12
+NUM_SHOWN, NUM_EXAMPLES = 12, 8
+MAX_GALLERY_ROWS = 5000
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # Of the reader's own machine: nothing to load.
 
 
 class Demo:
-    """What the tabs share; nothing in it changes while users come and go.
+    """What the tabs share; once the gallery is embedded nothing in it changes while users come and go.
 
     Args:
         model: Checkpoint folder or Hub id.
+        index: Folder or Hub id of a saved `EntityIndex`; by default one is built from the checkpoint's entities.
         i2e: Folder of an I2E build, or None.
         gallery: Folder of images, or None to search the build's images.
+        calibration: Parquet files of labelled images that training has not seen.
+        label_column: Their column of entity ids; ids that the index lacks stand for nothing known.
     """
 
-    def __init__(self, model: str, *, i2e: str | None = None, gallery: str | None = None):
+    def __init__(
+        self,
+        model: str,
+        *,
+        index: str | None = None,
+        i2e: str | None = None,
+        gallery: str | None = None,
+        calibration: list[str] | None = None,
+        label_column: str = "gold_entity_id",
+    ):
         self.browser = None if i2e is None else I2EBrowser(i2e)
-        self.index = load_index(model)
+        self.index = load_index(model, index)
+        if self.index is not None and calibration:
+            calibrate(self.index, calibration, label_column=label_column)
         self.encoder = self.index.encoder if self.index is not None else MofiEncoder.from_pretrained(model)
-        self.gallery = None
-        if gallery is not None:
-            self.gallery = ImageGallery.from_folder(gallery, self.encoder)
-        elif self.browser is not None:
-            self.gallery = gallery_of_build(self.browser, self.encoder)
+        # In the background: the page is there at once, and names entities while the gallery is being embedded.
+        self.embedding: Future[ImageGallery] | None = None
+        if gallery is not None or self.browser is not None:
+            executor = ThreadPoolExecutor(1)
+            self.embedding = executor.submit(self._embed_gallery, gallery)
+            executor.shutdown(wait=False)
+
+    def _embed_gallery(self, folder: str | None) -> ImageGallery:
+        if folder is not None:
+            return ImageGallery.from_folder(folder, self.encoder)
+        numbers = range(min(MAX_GALLERY_ROWS, len(self.browser)))
+        images = [Image.open(io.BytesIO(self.browser[number].image)) for number in numbers]
+        gallery = ImageGallery(
+            self.encoder.encode_images(images), [f"row:{number}" for number in numbers], self.encoder
+        )
+        logger.info("embedded %d images of the build", len(gallery))
+        return gallery
 
     def name_entities(self, path: str | None) -> tuple[str, list]:
         """Entities of an uploaded image, and the gallery's nearest images."""
         if path is None:
-            return "", []
+            return INTRODUCTION, []
         image = opened(path)
         answer = "" if self.index is None else answer_html(self.index.search([image], k=5)[0])
         return answer, self.nearest(image)
 
     def nearest(self, query: Image.Image | str) -> list[tuple[Image.Image, str]]:
         """The gallery's images nearest to an image or a text."""
-        if self.gallery is None or query == "":
+        if self.embedding is None or not query:
             return []
-        found = self.gallery.search([query], k=NUM_SHOWN)[0]
-        return [(self.picture(image.path), f"{image.similarity:.2f}") for image in found]
+        if not self.embedding.done():
+            gr.Info("The gallery is still being embedded; look again in a moment.")
+            return []
+        try:
+            found = self.embedding.result().search([query], k=NUM_SHOWN)[0]
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+        return [self.picture(image.path, image.similarity) for image in found]
 
-    def picture(self, path: str) -> Image.Image:
-        """An image of the gallery: a file, or `row:N` of the build."""
-        if path.startswith("row:"):
-            return Image.open(io.BytesIO(self.browser[int(path[4:])].image))
-        return read_image(path)
+    def picture(self, path: str, similarity: float) -> tuple[Image.Image, str]:
+        """An image of the gallery with its caption: a file, or `row:N` of the build."""
+        if not path.startswith("row:"):
+            return read_image(path), f"{similarity:.2f} · {Path(path).stem}"
+        row = self.browser[int(path[4:])]
+        return Image.open(io.BytesIO(row.image)), f"{similarity:.2f} · {row.alt_text}"
 
     def show_row(self, number: float) -> tuple[Image.Image, str]:
         """Image and entities of a row of the build."""
@@ -78,6 +116,21 @@ class Demo:
             raise gr.Error(f"No alt-text contains “{text}”.")
         return random.choice(found)
 
+    def example_images(self, folder: Path) -> list[str]:
+        """Some images of the build, spread over it, written as files to choose from."""
+        if self.browser is None:
+            return []
+        numbers = [len(self.browser) * (2 * place + 1) // (2 * NUM_EXAMPLES) for place in range(NUM_EXAMPLES)]
+        for number in numbers:
+            image = Image.open(io.BytesIO(self.browser[number].image)).convert("RGB")
+            image.save(folder / f"{number}.png")
+        return [str(folder / f"{number}.png") for number in numbers]
+
+    def example_texts(self) -> list[str]:
+        """Names of some entities, spread over the index."""
+        names = [] if self.index is None else self.index.entities["name"]
+        return sorted({names[len(names) * place // NUM_EXAMPLES] for place in range(NUM_EXAMPLES)}) if names else []
+
 
 def opened(path: str) -> Image.Image:
     """An uploaded image, or a message that the user sees."""
@@ -87,36 +140,20 @@ def opened(path: str) -> Image.Image:
         raise gr.Error(str(error)) from error
 
 
-def load_index(model: str) -> EntityIndex | None:
-    """The checkpoint's entities, or None if it names none."""
-    try:
-        return EntityIndex.from_checkpoint(model)
-    except ValueError as error:
-        logger.warning("no entities to name: %s", error)
-        return None
-
-
-def gallery_of_build(browser: I2EBrowser, encoder: MofiEncoder, *, limit: int = 5000) -> ImageGallery:
-    """The first rows of a build as a gallery."""
-    numbers = range(min(limit, len(browser)))
-    logger.info("embedding %d images of the build", len(numbers))
-    images = (Image.open(io.BytesIO(browser[number].image)) for number in numbers)
-    return ImageGallery(encoder.encode_images(list(images)), [f"row:{number}" for number in numbers], encoder)
-
-
 def build_app(demo: Demo) -> gr.Blocks:
     """The tabs."""
-    with gr.Blocks(title="MOFI") as app:
-        gr.Markdown("# MOFI\nWhich entity is this? Image representations learned from noisy image and alt-text pairs.")
+    with gr.Blocks(title="MOFI", analytics_enabled=False) as app:
+        gr.HTML(
+            "<h1>MOFI</h1><p>Which entity is this? An image encoder that learned from images and their alt-texts.</p>"
+        )
         with gr.Tab("Name an image"):
             name_tab(demo)
-        if demo.gallery is not None:
+        if demo.embedding is not None:
             with gr.Tab("Search by text"):
                 search_tab(demo)
         if demo.browser is not None:
             with gr.Tab("Look at I2E"):
-                shown = browse_tab(demo)
-            app.load(lambda: demo.show_row(0), None, shown)
+                browse_tab(demo)
     return app
 
 
@@ -124,60 +161,79 @@ def name_tab(demo: Demo) -> None:
     with gr.Row():
         with gr.Column(scale=2):
             image = gr.Image(type="filepath", label="Drop an image", height=340, elem_id="query-image")
+            if examples := demo.example_images(Path(tempfile.mkdtemp(prefix="mofi-examples-"))):
+                gr.Examples([[path] for path in examples], image, label="or take one of these", elem_id="examples")
         with gr.Column(scale=3):
-            entities = gr.HTML(elem_id="entities")
-    nearest = gr.Gallery(
-        label="Nearest images of the gallery",
-        columns=6,
-        height=360,
-        object_fit="cover",
-        elem_id="nearest",
-        visible=demo.gallery is not None,
-    )
+            entities = gr.HTML(INTRODUCTION, elem_id="entities")
+    nearest = gallery("Nearest images of the gallery", "nearest")
+    nearest.visible = demo.embedding is not None
     image.change(demo.name_entities, image, [entities, nearest])
 
 
 def search_tab(demo: Demo) -> None:
-    text = gr.Textbox(
-        label="What are you looking for?", placeholder="a flag, a fruit, a bridge ...", elem_id="query-text"
-    )
-    button = gr.Button("Search", variant="primary", elem_id="search")
-    found = gr.Gallery(label="Nearest images", columns=6, height=420, object_fit="cover", elem_id="found")
+    with gr.Row(equal_height=True):
+        text = gr.Textbox(
+            show_label=False,
+            container=False,
+            placeholder="What are you looking for? a flag, a fruit, a bridge ...",
+            scale=6,
+            elem_id="query-text",
+        )
+        button = gr.Button("Search", variant="primary", elem_id="search", scale=1)
+    if texts := demo.example_texts():
+        gr.Examples([[text] for text in texts], text, label="for example", elem_id="text-examples")
+    found = gallery("Nearest images", "found")
     gr.on([text.submit, button.click], demo.nearest, text, found)
+    text.change(lambda query: demo.nearest(query) if query in texts else gr.skip(), text, found)
 
 
-def browse_tab(demo: Demo) -> list[gr.components.Component]:
-    gr.Markdown(
-        f"{len(demo.browser):,} images. Mentions are marked in the alt-text; entities in green were kept, those in "
-        "red dropped, with the cosine of image and entity."
+def gallery(label: str, elem_id: str) -> gr.Gallery:
+    return gr.Gallery(label=label, columns=6, height="auto", object_fit="contain", elem_id=elem_id)
+
+
+def browse_tab(demo: Demo) -> None:
+    gr.HTML(
+        f"<p>{len(demo.browser):,} images. <mark>Mentions</mark> are marked in the alt-text. Entities in "
+        "<span class='tag kept'>green</span> were kept, those in <span class='tag dropped'>red</span> dropped, for "
+        "the reason given; the number is the cosine of image and entity.</p>",
+        elem_classes="legend",
     )
+    with gr.Row(equal_height=True):
+        number = gr.Slider(0, len(demo.browser) - 1, value=0, step=1, label="Row", elem_id="row", scale=3)
+        text = gr.Textbox(label="Find a word in the alt-texts", placeholder="and press Enter", elem_id="find", scale=2)
+        another = gr.Button("Another one", elem_id="another", scale=1)
+    first_image, first_html = demo.show_row(0)
     with gr.Row():
-        number = gr.Slider(0, len(demo.browser) - 1, value=0, step=1, label="Row", elem_id="row")
-        text = gr.Textbox(label="Find a word in the alt-texts", elem_id="find")
-        another = gr.Button("Another one", elem_id="another")
-    with gr.Row():
-        image = gr.Image(interactive=False, label="Image", height=340, scale=2)
+        with gr.Column(scale=2):
+            image = gr.Image(first_image, interactive=False, show_label=False, height=340, elem_id="row-image")
         with gr.Column(scale=3):
-            about = gr.HTML(elem_id="row-entities")
+            about = gr.HTML(first_html, elem_id="row-entities")
     number.change(demo.show_row, number, [image, about])
     text.submit(demo.find_row, text, number)
     another.click(lambda: random.randrange(len(demo.browser)), None, number)
-    return [image, about]
+
+
+def launch(app: gr.Blocks, **options: object) -> tuple:
+    """Serves the tabs, two requests of a kind at a time, the others queued."""
+    theme = gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=["monospace"])
+    app.queue(default_concurrency_limit=2)
+    return app.launch(max_file_size=MAX_UPLOAD, css=CSS, theme=theme, footer_links=[], **options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=os.environ.get("MOFI_MODEL", "runs/sample/mofi"), help="folder or Hub id")
+    parser.add_argument("--index", default=os.environ.get("MOFI_INDEX"), help="saved EntityIndex, folder or Hub id")
     parser.add_argument("--i2e", default=os.environ.get("MOFI_I2E"), help="folder of an I2E build to look at")
     parser.add_argument("--gallery", default=os.environ.get("MOFI_GALLERY"), help="folder of images to search")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
-    parser.add_argument("--port", type=int, default=7860)
-    args = parser.parse_args()
+    parser.add_argument("--calibration", nargs="*", help="Parquet files of labelled images, to calibrate confidences")
+    parser.add_argument("--label_column", default="gold_entity_id", help="their column of entity ids")
+    parser.add_argument("--host", default=None, help="0.0.0.0 to be reached from other machines")
+    parser.add_argument("--port", type=int, default=None, help="7860 or the next free one by default")
+    args = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    app = build_app(Demo(args.model, i2e=args.i2e, gallery=args.gallery))
-    app.queue(default_concurrency_limit=2).launch(
-        server_name=args.host, server_port=args.port, max_file_size=MAX_UPLOAD, css=CSS
-    )
+    address = {"server_name": args.pop("host"), "server_port": args.pop("port")}
+    launch(build_app(Demo(args.pop("model"), **args)), **address)
 
 
 if __name__ == "__main__":

@@ -4,40 +4,54 @@ import html
 import re
 from collections.abc import Sequence
 
-from i2e_browser import ShownRow
+from i2e_browser import ShownEntity, ShownRow
 
 from modeling_mofi.entity_index import EntityAnswer, FoundEntity
 
 
 CSS = """
-.gradio-container {max-width: 1080px !important; width: 100% !important; margin: 0 auto !important}
+.gradio-container {max-width: 1120px !important; width: 100% !important; margin: 0 auto !important}
 .gradio-container main {width: 100%}
-.entities {display: flex; flex-direction: column; gap: 10px}
-.entity {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 12px 16px;
+.gradio-container h1 {font-size: 2em; font-weight: 700; margin: 8px 0 0}
+.hint, .legend p {color: var(--body-text-color-subdued); line-height: 1.7}
+.hint {border: 1px dashed var(--border-color-primary); border-radius: 12px; padding: 28px; text-align: center}
+.entities {display: flex; flex-direction: column; gap: 8px}
+.entity {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 10px 16px;
   background: var(--background-fill-primary)}
 .entity .head {display: flex; justify-content: space-between; align-items: baseline; gap: 12px}
-.entity .name {font-size: 1.15em; font-weight: 600}
-.entity a {color: var(--link-text-color); text-decoration: none; font-size: .85em}
-.entity .about {opacity: .75; font-size: .95em; margin: 2px 0 8px}
-.entity .bar {height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden}
-.entity .bar div {height: 100%; border-radius: 3px; background: #2563eb}
-.entity.first .bar div {background: #16a34a}
-.entity .number {font-variant-numeric: tabular-nums; opacity: .65; font-size: .9em}
-.unknown {border: 1px dashed #d97706; border-radius: 12px; padding: 12px 16px; color: #b45309}
-.alt-text {font-size: 1.2em; line-height: 1.6; margin-bottom: 12px}
-.alt-text mark {background: #fde68a; color: #1f2937; border-radius: 4px; padding: 1px 3px}
+.entity .name {font-weight: 600}
+.entity.first {padding: 14px 16px; border-color: #93c5fd}
+.entity.first .name {font-size: 1.4em}
+.entity a, .tag a {color: inherit; text-decoration: underline dotted}
+.entity .about {color: var(--body-text-color-subdued); font-size: .95em; margin: 0 0 6px}
+.entity .measure {display: flex; align-items: center; gap: 12px}
+.entity .bar {flex: 1; height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden}
+.entity .bar div {height: 100%; border-radius: 3px; background: #94a3b8}
+.entity.first .bar div {background: #2563eb}
+.unsure .entity.first {border-color: var(--border-color-primary)}
+.unsure .bar div, .unsure .entity.first .bar div {background: #cbd5e1}
+.entity .number {font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); font-size: .9em;
+  white-space: nowrap}
+.verdict {border-radius: 12px; padding: 10px 16px; font-weight: 500}
+.verdict.known {background: #dbeafe; color: #1e40af}
+.verdict.unknown {background: #fef3c7; color: #92400e}
+.alt-text {font-size: 1.25em; line-height: 1.6; margin-bottom: 14px}
+.alt-text mark, .legend mark {background: #fde68a; color: #1f2937; border-radius: 4px; padding: 1px 4px}
 .tag {display: inline-block; border-radius: 999px; padding: 3px 12px; margin: 3px 6px 3px 0; font-size: .95em}
 .tag.kept {background: #dcfce7; color: #166534}
 .tag.dropped {background: #fee2e2; color: #991b1b}
-.tag small {opacity: .75}
+.tag small {opacity: .8; font-variant-numeric: tabular-nums}
+.group {font-size: .85em; color: var(--body-text-color-subdued); margin: 10px 0 2px}
 """
+INTRODUCTION = "<div class=hint>Drop an image, or take one of the examples: its entities come here.</div>"
 
 
-def entity_link(entity_id: str) -> str:
-    """A link to Wikidata, for ids that are Wikidata's."""
+def entity_link(entity_id: str, text: str | None = None) -> str:
+    """A link to Wikidata with a text, for ids that are Wikidata's; else the text alone. By default it is the id."""
+    shown = html.escape(entity_id if text is None else text)
     if not re.fullmatch(r"Q\d+", entity_id):
-        return f"<span class=number>{html.escape(entity_id)}</span>"
-    return f'<a href="https://www.wikidata.org/wiki/{entity_id}" target="_blank" rel="noopener">{entity_id}</a>'
+        return f"<span class=number>{shown}</span>" if text is None else shown
+    return f'<a href="https://www.wikidata.org/wiki/{entity_id}" target="_blank" rel="noopener">{shown}</a>'
 
 
 def entity_card(entity: FoundEntity, *, is_first: bool) -> str:
@@ -50,20 +64,25 @@ def entity_card(entity: FoundEntity, *, is_first: bool) -> str:
         f'<div class="entity {"first" if is_first else ""}"><div class=head><span class=name>'
         f"{html.escape(entity.name)}</span>{entity_link(entity.entity_id)}</div>"
         f"<div class=about>{html.escape(entity.description)}</div>"
-        f'<div class=bar><div style="width:{100 * min(max(share, 0), 1):.1f}%"></div></div>'
-        f"<div class=number>{number}</div></div>"
+        f'<div class=measure><div class=bar><div style="width:{100 * min(max(share, 0), 1):.1f}%"></div></div>'
+        f"<div class=number>{number}</div></div></div>"
     )
 
 
 def answer_html(answer: EntityAnswer) -> str:
-    """The best entities of an image, after a word where most likely none of them is shown."""
-    cards = [entity_card(entity, is_first=not place) for place, entity in enumerate(answer.entities)]
-    if answer.is_known is False:
-        chance = 1 - answer.known_confidence
-        cards.insert(
-            0, f"<div class=unknown>Most likely nothing that this index knows ({chance:.0%}). Nearest to it:</div>"
+    """The best entities of an image, after a word on whether any of them is shown, where that can be told."""
+    cards = "".join(entity_card(entity, is_first=not place) for place, entity in enumerate(answer.entities))
+    if answer.is_known is None:
+        return f"<div class=entities>{cards}</div>"
+    known = answer.known_confidence
+    if answer.is_known:
+        verdict = f"<div class='verdict known'>Shows something that this index knows ({known:.0%}).</div>"
+    else:
+        verdict = (
+            f"<div class='verdict unknown'>Most likely nothing that this index knows ({1 - known:.0%}). "
+            "Nearest to it:</div>"
         )
-    return f"<div class=entities>{''.join(cards)}</div>"
+    return f"<div class='entities {'' if answer.is_known else 'unsure'}'>{verdict}{cards}</div>"
 
 
 def marked_text(text: str, mentions: Sequence[tuple[int, int]]) -> str:
@@ -76,13 +95,22 @@ def marked_text(text: str, mentions: Sequence[tuple[int, int]]) -> str:
     return "".join([*parts, html.escape(text[position:])])
 
 
+def entity_tag(entity: ShownEntity) -> str:
+    """An entity of a build's row, linked, with its cosine and the reason why it was dropped."""
+    similarity = "" if entity.similarity is None else f" {entity.similarity:.2f}"
+    reason = f" · {html.escape(entity.reason)}" if entity.reason else ""
+    name = entity_link(entity.entity_id, entity.name)
+    return (
+        f'<span class="tag {"dropped" if entity.reason else "kept"}">{name}<small>{similarity}{reason}</small></span>'
+    )
+
+
 def row_html(row: ShownRow) -> str:
-    """Alt-text and entities of a row of a build."""
-    tags = []
-    for entity in row.entities:
-        similarity = "" if entity.similarity is None else f" {entity.similarity:.2f}"
-        reason = f" · {entity.reason}" if entity.reason else ""
-        kind = "dropped" if entity.reason else "kept"
-        tags.append(f'<span class="tag {kind}">{html.escape(entity.name)}<small>{similarity}{reason}</small></span>')
-    entities = "".join(tags) or "No entity was found in this text."
-    return f"<div class=alt-text>{marked_text(row.alt_text, row.mentions)}</div><div>{entities}</div>"
+    """Alt-text and entities of a row of a build: those kept, then those dropped."""
+    parts = [f"<div class=alt-text>{marked_text(row.alt_text, row.mentions)}</div>"]
+    kept = [entity_tag(entity) for entity in row.entities if not entity.reason]
+    dropped = [entity_tag(entity) for entity in row.entities if entity.reason]
+    for title, tags in (("kept", kept), ("dropped", dropped)):
+        if tags:
+            parts.append(f"<div class=group>{title}</div><div>{''.join(tags)}</div>")
+    return "".join(parts) if row.entities else f"{parts[0]}<div>No entity was found in this text.</div>"

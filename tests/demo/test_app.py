@@ -1,12 +1,16 @@
 """The demo in a headless Chromium, tab by tab, on a tiny checkpoint and build; and what it refuses."""
 
+import json
 import shutil
 import threading
+from concurrent.futures import Future
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tiny import COLORS, make_tiny_config, make_tiny_processor, write_entities, write_i2e
+from tiny import COLORS, make_tiny_config, make_tiny_processor, picture, write_entities, write_i2e
 
 from modeling_mofi import MofiForPreTraining
 
@@ -25,7 +29,9 @@ def demo(tmp_path_factory):
     MofiForPreTraining(make_tiny_config()).save_pretrained(root / "mofi")
     make_tiny_processor().save_pretrained(root / "mofi")
     write_entities(root / "mofi" / "entities.parquet")
-    return Demo(str(root / "mofi"), i2e=str(write_i2e(root / "i2e")))
+    demo = Demo(str(root / "mofi"), i2e=str(write_i2e(root / "i2e")))
+    demo.embedding.result()
+    return demo
 
 
 def save(image, path):
@@ -38,7 +44,7 @@ def test_image_of_any_mode_gets_entities_and_neighbours(demo, tmp_path, mode):
     image = Image.new("L", (30, 20), 90) if mode == "I;16" else Image.new("RGB", (30, 20), COLORS[0])
     name = "query.jpg" if mode == "CMYK" else "query.png"
     html, nearest = demo.name_entities(save(image.convert(mode), tmp_path / name))
-    assert html.count('class="entity') == 4 and len(nearest) == 12
+    assert html.count('class="entity ') == 4 and len(nearest) == 12
 
 
 def test_unreadable_upload_is_refused_with_a_message(demo, tmp_path):
@@ -75,11 +81,11 @@ def test_text_that_no_alt_text_contains_is_answered(demo):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_every_tab_answers_a_click(demo, tmp_path):
     pytest.importorskip("websockets")
-    from app import CSS, build_app
+    from app import build_app, launch
     from browser import Browser
 
     app = build_app(demo)
-    _, url, _ = app.queue().launch(prevent_thread_lock=True, quiet=True, css=CSS, max_file_size="20mb")
+    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True)
     browser = Browser(CHROMIUM)
     try:
         browser.open(url)
@@ -94,3 +100,52 @@ def test_every_tab_answers_a_click(demo, tmp_path):
     finally:
         browser.close()
         app.close()
+
+
+def test_upload_of_100_mb_is_refused(demo):
+    import httpx
+    from app import build_app, launch
+
+    app = build_app(demo)
+    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True)
+    try:
+        files = {"files": ("big.png", bytes(100 * 2**20))}
+        answer = httpx.post(f"{url}gradio_api/upload", files=files, timeout=120)
+        assert answer.status_code == 413
+    finally:
+        app.close()
+
+
+def test_labelled_images_give_confidences_and_nothing_known(demo, tmp_path):
+    from app import Demo
+
+    rows = {"image": [], "label": []}
+    for row in range(16):
+        rows["image"].append({"bytes": picture(COLORS[row % 4], seed=row), "path": None})
+        rows["label"].append(f"Q{row % 4}" if row < 8 else None)
+    pq.write_table(pa.table(rows), tmp_path / "labelled.parquet")
+    calibrated = Demo(demo.encoder.name, calibration=[str(tmp_path / "labelled.parquet")], label_column="label")
+    html, nearest = calibrated.name_entities(save(Image.new("RGB", (30, 20), COLORS[0]), tmp_path / "query.png"))
+    assert "this index knows (" in html and "% · cosine" in html and nearest == []
+    with pytest.raises(
+        ValueError, match="labelled.parquet has no column gold_entity_id; its columns are image, label"
+    ):
+        Demo(demo.encoder.name, calibration=[str(tmp_path / "labelled.parquet")])
+
+
+def test_saved_index_is_taken_with_its_calibration(demo, tmp_path):
+    from app import Demo
+
+    demo.index.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "entity_index.json").read_text())
+    settings["calibration"] = {"scale": 10.0, "threshold": 2.0}
+    (tmp_path / "entity_index.json").write_text(json.dumps(settings))
+    html, _ = Demo("nowhere", index=str(tmp_path)).name_entities(
+        save(Image.new("RGB", (9, 9)), tmp_path / "query.png")
+    )
+    assert "Most likely nothing that this index knows" in html
+
+
+def test_page_is_there_while_the_gallery_is_being_embedded(demo, monkeypatch):
+    monkeypatch.setattr(demo, "embedding", Future())
+    assert demo.nearest("a Red flag") == []

@@ -25,8 +25,9 @@ def test_names_and_descriptions_are_escaped():
 
 
 def test_nothing_known_is_said_first():
-    assert answer_html(answer(known_confidence=0.2)).index("nothing that this index knows (80%)") < 100
+    assert answer_html(answer(known_confidence=0.2)).index("nothing that this index knows (80%)") < 150
     assert "nothing" not in answer_html(answer(known_confidence=0.9)) + answer_html(answer())
+    assert "something that this index knows (90%)" in answer_html(answer(known_confidence=0.9))
 
 
 def test_mentions_are_marked_once_where_they_overlap():
@@ -38,6 +39,6 @@ def test_mentions_are_marked_once_where_they_overlap():
 def test_dropped_entities_have_their_reason():
     entities = [ShownEntity("Q1", "Tower", 0.31), ShownEntity("Q2", "Paris", 0.12, "not in the image")]
     shown = row_html(ShownRow(b"", "Tower in Paris", [(0, 5)], entities))
-    assert 'class="tag kept">Tower<small> 0.31<' in shown
-    assert 'class="tag dropped">Paris<small> 0.12 · not in the image<' in shown
+    assert "Tower</a><small> 0.31<" in shown
+    assert "Paris</a><small> 0.12 · not in the image<" in shown
     assert "No entity was found" in row_html(ShownRow(b"", "a picture"))
