@@ -1,6 +1,7 @@
 # make demo   the main job on the bundled sample: data build, training, evaluation, a table and a picture
 # make test   every test
 # make test-ray   the tests of the data build on Ray, which it installs first
+# make docs-check   every command and snippet of README.md and docs/, on tiny data, some ten minutes
 # make style  ruff, as continuous integration runs it
 # All set-up happens in .venv, from setup.py and constraints.txt.
 
@@ -14,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 
 TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu train.py
 
-.PHONY: demo test test-ray style clean-demo
+.PHONY: demo test test-ray docs-check style clean-demo
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +43,9 @@ test: $(READY)
 test-ray: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data_scripts/test_ray_engine.py
+
+docs-check: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/docs_check.py
 
 style: $(READY)
 	$(BIN)/ruff check .

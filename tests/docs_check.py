@@ -1,0 +1,176 @@
+"""Runs the commands and snippets of README.md and docs/*.md, page by page from top to bottom, on tiny data.
+
+    python tests/docs_check.py [docs/use.md ...]
+
+Each page gets a folder of its own with a link to everything of this repository, and what pages take as given (see
+`docs_workspace`). The Hub is `hub_server`. What is run otherwise than it stands there, or not at all, is declared
+below; a declaration that no page needs is an error.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+from hub_server import TOKEN, running_hub
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TIMEOUT_SECONDS = 900
+# Not run, by what the command begins with, and why.
+SKIPPED = {
+    "make ": "runs for minutes, and is checked by being run itself",
+    "pip install": "the environment that this runs in was made by it",
+    "hf auth login": "asks for a token; here it is in HF_TOKEN",
+}
+# Run otherwise: smaller. Recipes given later win over those before, flags over recipes.
+REPLACED = {
+    r"(train\.py(?: configs/\S+\.yaml)+)": r"\1 tiny_train.yaml",
+    r"^accelerate launch ": "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no --cpu ",
+    r"(data_scripts\.build_i2e configs/build_i2e\.yaml)": r"\1 tiny_build.yaml",
+    r"(data_scripts\.build_i2e configs/build_sample\.yaml)": r"\1 tiny_sample_build.yaml",
+}
+
+
+class Page:
+    """One page's commands and snippets, run in order in the current folder."""
+
+    def __init__(self, path: Path):
+        self.path, self.names, self.used = path, {"__name__": "__main__"}, Counter()
+
+    def run(self) -> None:
+        for language, code in BLOCK.findall(self.path.read_text(encoding="utf-8")):
+            if language == "python":
+                self.run_snippet(code)
+            elif language in ("", "bash", "sh"):
+                for command in commands(code):
+                    self.run_command(command)
+
+    def run_snippet(self, code: str) -> None:
+        print(f"  snippet of {code.count(chr(10))} lines", flush=True)
+        exec(compile(code, str(self.path), "exec"), self.names)
+        self.used["snippets"] += 1
+
+    def run_command(self, command: str) -> None:
+        for start, reason in SKIPPED.items():
+            if command.startswith(start):
+                print(f"  skipped ({reason}): {command}", flush=True)
+                self.used[start] += 1
+                return
+        for pattern, replacement in REPLACED.items():
+            command, count = re.subn(pattern, replacement, command)
+            self.used[pattern] += count
+        print(f"  $ {command}", flush=True)
+        serve(command) if "demo/app.py" in command else finish(command)
+        self.used["commands"] += 1
+
+
+def commands(code: str) -> list[str]:
+    """The commands of a block: lines, joined where they end with a backslash, without comments."""
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in code.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"\s+", " ", line) for line in lines if line and not line.startswith("#")]
+
+
+def finish(command: str) -> None:
+    """Runs a command to its end."""
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    if result.returncode:
+        raise RuntimeError(f"`{command}` ended with {result.returncode}:\n{(result.stdout + result.stderr)[-3000:]}")
+
+
+def serve(command: str, *, port: int = 7860) -> None:
+    """Runs a command that serves a page, until the page has come."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, shell=True, stdout=output, stderr=output, start_new_session=True)
+        try:
+            for _ in range(TIMEOUT_SECONDS):
+                time.sleep(1)
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}") as answer:
+                    assert answer.status == 200
+                    return
+                if process.poll() is not None:
+                    break
+            output.seek(0)
+            raise RuntimeError(f"`{command}` shows no page:\n{output.read()[-3000:]}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def run_page(path: Path) -> None:
+    """Runs one page here, in a process of its own, and prints what was used as its last line."""
+    page = Page(path)
+    sys.path.insert(0, str(ROOT))
+    try:
+        page.run()
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    print(f"{page.used['commands']} commands and {page.used['snippets']} snippets ran")
+    print(json.dumps(page.used))
+
+
+def check(pages: list[Path]) -> int:
+    """Runs pages, each in a fresh workspace; returns how many failed."""
+    sys.path.insert(0, str(ROOT))  # Before this folder, which has a `modeling_mofi` too.
+    from docs_workspace import fill_hub, prepare
+
+    failed, used = [], Counter()
+    with tempfile.TemporaryDirectory() as temporary, running_hub() as hub:
+        prepared = Path(temporary) / "prepared"
+        prepare(prepared, ROOT)
+        for path in pages:
+            name = str(path.relative_to(ROOT))
+            print(name, flush=True)
+            workspace = shutil.copytree(prepared, Path(temporary) / path.stem, symlinks=True)
+            hub.files.clear()
+            fill_hub(hub, prepared)
+            process = subprocess.Popen(
+                [sys.executable, __file__, "--page", str(path)],
+                cwd=workspace,
+                env=environment(hub.url, Path(temporary) / f"home-{path.stem}"),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            output = io.StringIO()
+            for line in process.stdout:
+                output.write(line)
+                print(line, end="", flush=True) if not line.startswith("{") else None
+            if process.wait():
+                failed.append(name)
+            else:
+                used.update(json.loads(output.getvalue().splitlines()[-1]))
+    unused = [name for name in (*SKIPPED, *REPLACED) if not used[name]] if pages == PAGES and not failed else []
+    print(f"failed: {', '.join(failed) or 'none'}" + (f"; declared for nothing: {unused}" if unused else ""))
+    return len(failed) + len(unused)
+
+
+def environment(hub_url: str, home: Path) -> dict[str, str]:
+    """Variables of a page's processes: the Hub is the local one, and nothing of the user's caches is seen."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))}
+    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    hub = {"HF_ENDPOINT": hub_url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home)}
+    return kept | hub | {"PATH": path, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--page"]:
+        run_page(Path(sys.argv[2]))
+    else:
+        chosen = [Path(name).resolve() for name in sys.argv[1:]]
+        raise SystemExit(1 if check(chosen or PAGES) else 0)
