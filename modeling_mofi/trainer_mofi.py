@@ -225,10 +225,14 @@ class MofiTrainer(ResumableTrainer):
         super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds loss parts, `logit_scale`, images per second over all processes and the share of time spent waiting."""
+        """Adds loss parts, `logit_scale`, images per second of all processes, share of time waited, head's memory."""
         if "loss" in logs and self.training_log.num_steps:
             logs |= self.training_log.line(device=self.args.device)
-            logs["logit_scale"] = self.pretraining_model.mofi.logit_scale.item()
+            model = self.pretraining_model
+            logs["logit_scale"] = model.mofi.logit_scale.item()
+            if model.entity_head is not None:
+                held, _ = model.entity_head.planned_bytes(batch_size=0)
+                logs["entity_head_megabytes"] = round(held / 2**20, 1)
             self.training_log.restart()
         super().log(logs, start_time)
 

@@ -141,5 +141,6 @@ def test_each_recipe_trains_what_it_needs(start, tiny_i2e, recipe):
     (first, *_) = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     assert ("contrastive_loss" in first) == (recipe != "supervised")
     assert ("entity_loss" in first) == (recipe != "contrastive")
+    assert ("entity_head_megabytes" in first) == (recipe != "contrastive")
     assert (folder / "entity_head.safetensors").is_file() == (recipe != "contrastive")
     assert {"loss", "logit_scale", "images_per_second", "data_wait_share"} <= first.keys()

@@ -1,6 +1,7 @@
 """Settings of a run: frozen parts, cheaper steps, cached gradients, evaluation, sharded and compiled towers."""
 
 import json
+import math
 import shutil
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 import train_runs
 from processes import run_processes
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_processor, write_entities, write_i2e
 
 
@@ -93,6 +95,16 @@ def test_the_fine_tuning_recipe_goes_on_from_a_checkpoint_with_new_entities(star
     assert 0 < (rows[:4] - known).abs().max() < 5e-3  # Two steps of at most about 1e-3.
     tower = ("model.safetensors", "vision_model.encoder.layers.0.mlp.fc1.weight")
     assert 0 < (after[tower] - before[tower]).abs().max() < 5e-5
+
+
+def test_a_logit_scale_beyond_the_limit_comes_back_to_it(start):
+    first, _ = start("first")
+    tensors = load_file(first / "model.safetensors")
+    tensors["logit_scale"] = torch.tensor(10.0)
+    save_file(tensors, first / "model.safetensors", metadata={"format": "pt"})
+    settings = {"init_from": str(first), "vision_config": {}, "text_config": {}, "learning_rate": 1e-30}
+    folder, _ = start("second", max_steps=1, **settings)
+    assert load_file(folder / "model.safetensors")["logit_scale"].item() == pytest.approx(math.log(100))
 
 
 def test_bf16_trains_weights_and_moments_in_fp32(start):
