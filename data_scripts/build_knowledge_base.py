@@ -64,7 +64,10 @@ class KnowledgeBaseArguments:
 
     source: str = field(metadata={"help": "A Wikidata JSON dump (.json, .json.gz, .json.bz2) or JSONL (.jsonl[.gz])."})
     output_dir: str = field(metadata={"help": "Folder of the knowledge base."})
-    language: str = field(default="en", metadata={"help": "Language of names, descriptions and aliases."})
+    language: str = field(
+        default="en",
+        metadata={"help": "Language of names, descriptions and aliases; `pt-br` falls back to `pt`, all to `mul`."},
+    )
     exclusions: str | None = field(
         default="configs/knowledge_base_exclusions.yaml",
         metadata={"help": "YAML list of types that no image can show, with a reason each (Wikidata dumps only)."},
@@ -90,20 +93,15 @@ def build_knowledge_base(args: KnowledgeBaseArguments) -> Path:
     """Builds the folder, or finds it already built from the same source and settings.
 
     Raises:
-        ValueError: If the folder holds a knowledge base of another source or other settings, or the source has no
-            entity.
+        ValueError: If the folder holds a knowledge base of another source, other settings or another format, or the
+            source has no entity.
     """
     folder = Path(args.output_dir)
     source_hash = hash_sources(args)
-    found = try_read_json(folder / MANIFEST)
-    if found is not None:
-        if found["source_hash"] == source_hash and found["format_version"] == FORMAT_VERSION:
-            return folder
-        raise ValueError(
-            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
-            "Choose another --output_dir, or delete that one."
-        )
     parts = folder / f"parts-{source_hash[:12]}"
+    if is_finished(folder, source_hash):
+        clear_leftovers(folder, parts)
+        return folder
     parts.mkdir(parents=True, exist_ok=True)
     counts = read_entities(
         args.source,
@@ -119,9 +117,48 @@ def build_knowledge_base(args: KnowledgeBaseArguments) -> Path:
         raise ValueError(f"{args.source} has no entity that can be kept ({counts}); is it JSONL or a Wikidata dump?")
     write_arrays(folder, table, args)
     write_manifest(folder, args, source_hash=source_hash, counts=counts)
-    shutil.rmtree(parts)
+    clear_leftovers(folder, parts)
     logger.info("build_knowledge_base: %s", ", ".join(f"{key} {value:,}" for key, value in counts.items()))
     return folder
+
+
+def is_finished(folder: Path, source_hash: str) -> bool:
+    """Whether a folder holds the knowledge base whole; the manifest of one with damaged files is taken away.
+
+    Raises:
+        ValueError: If it holds one of another source, other settings or another version of this program.
+    """
+    found = try_read_json(folder / MANIFEST)
+    if found is None:
+        return False
+    if found["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} holds a knowledge base of format {found['format_version']}, this program writes "
+            f"{FORMAT_VERSION}. Choose another --output_dir, or delete that one."
+        )
+    if found["source_hash"] != source_hash:
+        raise ValueError(
+            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
+            "Choose another --output_dir, or delete that one."
+        )
+    sizes = found.get("bytes", {})
+    damaged = [name for name, size in sizes.items() if not has_size(folder / name, size)]
+    if damaged:
+        logger.warning("%s: %s missing or cut short; building it again", folder, ", ".join(damaged))
+        (folder / MANIFEST).unlink()
+    return not damaged
+
+
+def clear_leftovers(folder: Path, parts: Path) -> None:
+    """Deletes the parts, and what builds that were killed had begun to write."""
+    shutil.rmtree(parts, ignore_errors=True)
+    for path in folder.glob("*.tmp.*"):
+        path.unlink(missing_ok=True)
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether a file is there with all its bytes."""
+    return path.is_file() and path.stat().st_size == size
 
 
 def hash_sources(args: KnowledgeBaseArguments) -> str:
@@ -318,6 +355,7 @@ def write_manifest(folder: Path, args: KnowledgeBaseArguments, *, source_hash: s
         "settings": {key: value for key, value in dataclasses.asdict(args).items() if key not in NOT_CONTENT},
         "counts": counts,
         "files": {name: hash_file(folder / name) for name in names},
+        "bytes": {name: (folder / name).stat().st_size for name in names},
     }
     manifest["content_hash"] = hash_settings(manifest["files"])
     write_json(folder / MANIFEST, manifest)

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -61,16 +62,29 @@ def read_entities(
         source=source,
     )
     totals: Counter[str] = Counter()
-    with open_text(source) as lines:
-        parts = enumerate(iter(lambda: list(itertools.islice(lines, LINES_PER_PART)), []))
-        if num_processes == 1:
-            for counts in map(parse, parts):
-                totals.update(counts)
-            return dict(sorted(totals.items()))
-        with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-            for counts in pool.imap(parse, parts):
-                totals.update(counts)
+    parts = enumerate(read_parts(source))
+    if num_processes == 1:
+        for counts in map(parse, parts):
+            totals.update(counts)
+        return dict(sorted(totals.items()))
+    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
+        for counts in pool.imap(parse, parts):
+            totals.update(counts)
     return dict(sorted(totals.items()))
+
+
+def read_parts(source: str) -> Iterator[list[str]]:
+    """Yields the lines of a source, `LINES_PER_PART` at a time.
+
+    Raises:
+        ValueError: If a compressed source breaks off or is damaged.
+    """
+    with open_text(source) as lines:
+        try:
+            while part := list(itertools.islice(lines, LINES_PER_PART)):
+                yield part
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{source} breaks off or is damaged ({error}); get the file again") from error
 
 
 def open_text(source: str) -> IO[str]:
@@ -91,9 +105,9 @@ def parse_part(
 ) -> dict[str, int]:
     """Parses one part of the source and commits it, counts last; a part that has its counts is left alone."""
     index, lines = part
-    counts_path = folder / f"part-{index:06d}.json"
+    table_path, counts_path = folder / f"part-{index:06d}.arrow", folder / f"part-{index:06d}.json"
     finished = try_read_json(counts_path)
-    if finished is not None:
+    if finished is not None and count_rows(table_path) == finished.get("kept", 0):
         return finished
     counts: Counter[str] = Counter()
     kept: list[Entity] = []
@@ -105,16 +119,28 @@ def parse_part(
             record = json.loads(line)
         except json.JSONDecodeError as error:
             number = index * LINES_PER_PART + offset + 1
-            raise ValueError(f"{source} line {number:,} is not JSON ({error}); expected one entity a line") from None
+            raise ValueError(
+                f"{source} line {number:,} is not JSON ({error}); expected one entity a line. If it is the last line, "
+                "the file breaks off there: get it again."
+            ) from None
         entity, reason = read_record(record, language=language, exclusions=exclusions, min_sitelinks=min_sitelinks)
         counts["read"] += 1
         counts[reason or "kept"] += 1
         if entity is not None and reason is None:
             kept.append(entity)
-    with write_whole(folder / f"part-{index:06d}.arrow") as path, pa.ipc.new_file(str(path), schema) as writer:
+    with write_whole(table_path) as path, pa.ipc.new_file(str(path), schema) as writer:
         writer.write_table(pa.Table.from_pylist(kept, schema=schema))
     write_json(counts_path, dict(counts))
     return dict(counts)
+
+
+def count_rows(path: Path) -> int | None:
+    """Rows of an Arrow file; None if it is missing or was cut short."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all().num_rows
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def read_record(
@@ -123,6 +149,8 @@ def read_record(
     """One line of a source as an entity, or None with the reason why it is left out."""
     if "entity_id" in record:
         entity = read_plain_record(record)
+    elif "redirect" in record:
+        return None, "is a redirect"
     elif record.get("type", "item") != "item":
         return None, f"is a {record['type']}"
     elif "id" in record:
@@ -153,25 +181,29 @@ def read_plain_record(record: dict) -> Entity:
 
 
 def read_wikidata_record(record: dict, *, language: str) -> Entity:
-    """An item of the dump: label, description and aliases of one language, `mul` where the language has none."""
+    """An item of the dump in one language.
+
+    A regional language (`pt-br`) falls back to its own (`pt`), and every language to `mul`, as Wikidata shows it.
+    """
+    languages = tuple(dict.fromkeys((language, language.partition("-")[0], "mul")))
     claims = record.get("claims") or {}
     types = [target for name in TYPE_PROPERTIES for target in claim_targets(claims.get(name, ()))]
     links = (target for name in claims if name not in TYPE_PROPERTIES for target in claim_targets(claims[name]))
     aliases = record.get("aliases") or {}
     return {
         "entity_id": record["id"],
-        "name": term(record.get("labels") or {}, language),
-        "description": term(record.get("descriptions") or {}, language),
-        "aliases": [entry["value"] for code in dict.fromkeys((language, "mul")) for entry in aliases.get(code, ())],
+        "name": term(record.get("labels") or {}, languages),
+        "description": term(record.get("descriptions") or {}, languages),
+        "aliases": [entry["value"] for code in languages for entry in aliases.get(code, ())],
         "num_sitelinks": len(record.get("sitelinks") or {}),
         "types": list(dict.fromkeys(types)),
         "links": list(dict.fromkeys(links)),
     }
 
 
-def term(terms: dict, language: str) -> str:
-    """A label or description in the language, else the one for all languages, else nothing."""
-    found = terms.get(language) or terms.get("mul") or {}
+def term(terms: dict, languages: Iterable[str]) -> str:
+    """A label or description in the first language that has one, else nothing."""
+    found = next((terms[code] for code in languages if terms.get(code)), {})
     return found.get("value", "").strip()
 
 

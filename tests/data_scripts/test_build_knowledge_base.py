@@ -178,17 +178,32 @@ def test_embeddings_of_linked_entities_are_near(build):
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[9] + 0.3
 
 
-@pytest.mark.parametrize("form", ["npy", "tsv"])
+@pytest.mark.parametrize("form", ["npy", "tsv", "tsv.gz"])
 def test_embeddings_of_biggraph_are_taken(form, build, tmp_path):
     vectors = {"Q43": [3.0, 4.0], "<http://www.wikidata.org/entity/Q406>": [0.0, 2.0], "Q777": [1.0, 1.0]}
     if form == "npy":
-        np.save(tmp_path / "v.npy", np.array(list(vectors.values())))
-        (tmp_path / "v_names.json").write_text(json.dumps(list(vectors)))
+        np.save(tmp_path / "v_vectors.npy", np.array(list(vectors.values())))
+        (tmp_path / "v_names.json.gz").write_bytes(gzip.compress(json.dumps(list(vectors)).encode()))
     else:
         lines = ["\t".join([name, *map(str, vector)]) for name, vector in vectors.items()]
-        (tmp_path / "v.tsv").write_text("\n".join(lines))
-    kb = build(embeddings=str(tmp_path / f"v.{form}"))
+        text = "\n".join(["3\t2", *lines]).encode()
+        (tmp_path / f"v.{form}").write_bytes(gzip.compress(text) if form == "tsv.gz" else text)
+    kb = build(embeddings=str(tmp_path / ("v_vectors.npy" if form == "npy" else f"v.{form}")))
     assert kb.embeddings[[0, 1, 3]].tolist() == pytest.approx(np.array([[0.6, 0.8], [0, 0], [0, 1]]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("v.h5", "", "is no .npy, .tsv or .tsv.gz"),
+        ("v.tsv", "Q43\t1\t2\nQ406\t1\t2\t3\n", "Q406 has 3 numbers, those before it 2"),
+        ("v.tsv", "Q5\t1\t2\n", "no vector for any of 5 entities"),
+    ],
+)
+def test_embeddings_that_cannot_be_meant_are_refused(name, content, message, build, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        build(embeddings=str(tmp_path / name))
 
 
 def test_spelling_tells_names_nouns_and_scripts_without_case(tmp_path):
