@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 
-LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "numpy", "pillow", "scikit-learn")
+LIBRARIES = ("torch", "transformers", "timm", "datasets", "evaluate", "numpy", "pillow", "scikit-learn")
 TASK_TYPES = {
     "zero_shot": "zero-shot-image-classification",
     "knn": "image-classification",
