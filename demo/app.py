@@ -165,8 +165,8 @@ def name_tab(demo: Demo) -> None:
                 gr.Examples([[path] for path in examples], image, label="or take one of these", elem_id="examples")
         with gr.Column(scale=3):
             entities = gr.HTML(INTRODUCTION, elem_id="entities")
-    nearest = gallery("Nearest images of the gallery", "nearest")
-    nearest.visible = demo.embedding is not None
+    with gr.Column(visible=demo.embedding is not None):
+        nearest = gallery("Nearest images of the gallery", "nearest")
     image.change(demo.name_entities, image, [entities, nearest])
 
 
@@ -188,7 +188,8 @@ def search_tab(demo: Demo) -> None:
 
 
 def gallery(label: str, elem_id: str) -> gr.Gallery:
-    return gr.Gallery(label=label, columns=6, height="auto", object_fit="contain", elem_id=elem_id)
+    gr.HTML(f"<h3>{label}</h3>")
+    return gr.Gallery(show_label=False, columns=6, height="auto", object_fit="contain", elem_id=elem_id)
 
 
 def browse_tab(demo: Demo) -> None:

@@ -13,7 +13,8 @@ CSS = """
 .gradio-container {max-width: 1120px !important; width: 100% !important; margin: 0 auto !important}
 .gradio-container main {width: 100%}
 .gradio-container h1 {font-size: 2em; font-weight: 700; margin: 8px 0 0}
-.hint, .legend p {color: var(--body-text-color-subdued); line-height: 1.7}
+.gradio-container h3 {font-weight: 600; margin: 0}
+.hint, .legend p {opacity: .8; line-height: 1.7}
 .hint {border: 1px dashed var(--border-color-primary); border-radius: 12px; padding: 28px; text-align: center}
 .entities {display: flex; flex-direction: column; gap: 8px}
 .entity {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 10px 16px;
@@ -22,8 +23,8 @@ CSS = """
 .entity .name {font-weight: 600}
 .entity.first {padding: 14px 16px; border-color: #93c5fd}
 .entity.first .name {font-size: 1.4em}
-.entity a, .tag a {color: inherit; text-decoration: underline dotted}
-.entity .about {color: var(--body-text-color-subdued); font-size: .95em; margin: 0 0 6px}
+.entity a, .tag a {color: inherit; padding: 0; margin: 0; text-decoration: underline dotted}
+.entity .about {opacity: .8; font-size: .95em; margin: 0 0 6px}
 .entity .measure {display: flex; align-items: center; gap: 12px}
 .entity .bar {flex: 1; height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden}
 .entity .bar div {height: 100%; border-radius: 3px; background: #94a3b8}
