@@ -1,5 +1,6 @@
 """Draws what models found on a benchmark: contact sheets, a map of the embeddings, bars of the results."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from evaluation.figures import Pictures, bar_chart, choose_queries, embedding_ma
 from evaluation.gpr1200 import CATEGORIES_PER_DOMAIN, DOMAINS
 from evaluation.labelled_images import LabelledImages
 from evaluation.results import Result, Value, shared_metric
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,7 +37,11 @@ class FoundImages:
 
     def draw_random(self, path: Path, *, count: int, seed: int) -> None:
         """Queries of random classes with what each model finds."""
-        self.draw_sheet(path, choose_queries(self.labels(), count=count, seed=seed))
+        gallery_labels = None
+        if self.first().gallery is not None:
+            images = self.gallery or self.query
+            gallery_labels = [images.labels[row] for row in self.first().gallery.rows]
+        self.draw_sheet(path, choose_queries(self.labels(), count=count, seed=seed, gallery_labels=gallery_labels))
 
     def draw_extreme(self, path: Path, *, count: int, is_best: bool) -> None:
         """The best or the worst queries of the first model, at most one per class."""
@@ -49,15 +57,19 @@ class FoundImages:
         self.draw_sheet(path, chosen, title=f"{'best' if is_best else 'worst'} queries of {model}")
 
     def draw_sheet(self, path: Path, queries: list[int], *, title: str | None = None) -> None:
-        """A contact sheet of these rows."""
+        """A contact sheet of these rows; none if there is no row to show."""
+        if not queries:
+            logger.warning("%s is not drawn: no query has an image to find", path)
+            return
         embeds = {model: scores.query.image_embeds for model, scores in self.found.items()}
         has_gallery = all(scores.gallery is not None for scores in self.found.values())
+        searched = self.gallery or self.query
         retrieval_sheet(
             path,
             pictures_of(self.query, self.first().query.rows, self.benchmark),
             embeds,
             queries,
-            gallery=pictures_of(self.gallery, self.first().gallery.rows, self.benchmark) if has_gallery else None,
+            gallery=pictures_of(searched, self.first().gallery.rows, self.benchmark) if has_gallery else None,
             gallery_embeds={model: s.gallery.image_embeds for model, s in self.found.items()} if has_gallery else None,
             title=title,
         )

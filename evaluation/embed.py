@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Embedded:
     rows: list[int]
     unreadable: dict[str, str]
     num_duplicates: int
+
+    def only(self, places: Sequence[int]) -> "Embedded":
+        """The embeddings at these places; the counts stay those of the data set."""
+        rows = [self.rows[place] for place in places]
+        return replace(self, image_embeds=self.image_embeds[places], features=self.features[places], rows=rows)
 
 
 def embed(

@@ -101,11 +101,14 @@ def draw_picture(axes: Any, image: Image.Image, caption: str, *, color: str) -> 
     axes.set_xlabel(textwrap.shorten(caption, 20, placeholder="…"), fontsize=7.5, color=INK, labelpad=3)
 
 
-def choose_queries(labels: Sequence[Any], *, count: int, seed: int = 0) -> list[int]:
-    """Rows of randomly drawn classes that have another image to find, one row per class."""
+def choose_queries(
+    labels: Sequence[Any], *, count: int, seed: int = 0, gallery_labels: Sequence[Any] | None = None
+) -> list[int]:
+    """Rows of randomly drawn classes that have an image to find, another one or one of the gallery; one per class."""
     values, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     generator = np.random.default_rng(seed)
-    classes = generator.permutation(np.where(counts > 1)[0])[:count]
+    has_match = counts > 1 if gallery_labels is None else np.isin(values, np.asarray(gallery_labels))
+    classes = generator.permutation(np.where(has_match)[0])[:count]
     return [int(generator.choice(np.where(inverse == chosen)[0])) for chosen in classes]
 
 

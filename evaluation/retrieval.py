@@ -20,7 +20,9 @@ def evaluate_retrieval(
     query_embeds = query_embedded.image_embeds.to(embedder.encoder.device)
     query_labels = embedded_labels(query, query_embedded)
     if benchmark.one_query_per_class:
-        return Scores(one_query_per_class(query_embeds, query_labels), query=query_embedded)
+        firsts, others = split_queries(query_labels)
+        scores = one_query_per_class(query_embeds, query_labels)
+        return Scores(scores, query=query_embedded.only(firsts), gallery=query_embedded.only(others))
     by_query = retrieval(
         query_embeds,
         query_labels,
@@ -33,14 +35,18 @@ def evaluate_retrieval(
 
 def one_query_per_class(embeds: torch.Tensor, labels: list[Any]) -> dict[str, np.ndarray]:
     """The first image of each class searches all the other images; how ImageNet's validation set is made a test."""
-    firsts = np.unique(np.asarray(labels), return_index=True)[1]
-    is_query = np.zeros(len(labels), dtype=bool)
-    is_query[firsts] = True
-    others = np.where(~is_query)[0]
-    if not len(others):
-        raise ValueError("Every class has one image; one_query_per_class needs classes with two.")
+    firsts, others = split_queries(labels)
     groups = [[labels[row] for row in rows] for rows in (firsts, others)]
     return retrieval(embeds[firsts], groups[0], embeds[others], groups[1])
+
+
+def split_queries(labels: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the first image of each class, and all other rows."""
+    firsts = np.unique(np.asarray(labels), return_index=True)[1]
+    others = np.setdiff1d(np.arange(len(labels)), firsts)
+    if not len(others):
+        raise ValueError("Every class has one image; one_query_per_class needs classes with two.")
+    return firsts, others
 
 
 def retrieval(

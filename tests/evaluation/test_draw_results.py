@@ -36,3 +36,25 @@ def test_bars_of_several_benchmarks_show_their_first_metric(monkeypatch, tmp_pat
     values = {"mAP": Value(0.5), "1-NN": Value(0.9)}
     draw_bars(tmp_path / "x.png", [Result(name, "retrieval", "data", "a", values) for name in ("one", "two")])
     assert drawn == {"a": {"one: mAP": Value(0.5), "two: mAP": Value(0.5)}}
+
+
+def test_a_class_with_one_query_is_drawn_with_its_gallery(pixels, colors_file, tmp_path):
+    benchmark = Benchmark(data=colors_file, gallery=colors_file, label_column="color", limit=1)
+    query, gallery = (open_images(colors_file, label_column="color", limit=limit) for limit in (1, None))
+    scores = evaluate_retrieval(benchmark, pixels, query=query, gallery=gallery)
+    FoundImages(benchmark, query, gallery, {"pixels": scores}).draw_random(tmp_path / "found.png", count=2, seed=0)
+    assert Image.open(tmp_path / "found.png").width > 400
+
+
+def test_one_query_per_class_is_drawn_with_the_other_images(pixels, colors_file, monkeypatch, tmp_path):
+    benchmark = Benchmark(data=colors_file, label_column="color", one_query_per_class=True)
+    images = open_images(colors_file, label_column="color")
+    found = FoundImages(benchmark, images, None, {"pixels": evaluate_retrieval(benchmark, pixels, query=images)})
+    assert (found.first().query.rows, len(found.first().gallery.rows)) == ([8, 4, 0], 9)  # blue, green, red
+    found.draw_all(tmp_path / "figures", "one", count=2, seed=0)
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+
+
+def test_without_a_query_to_show_no_sheet_is_drawn(found, tmp_path, caplog):
+    found.draw_sheet(tmp_path / "none.png", [])
+    assert not (tmp_path / "none.png").exists() and "is not drawn" in caplog.text
