@@ -42,9 +42,11 @@ class TokenRun:
         self.key = shorter.key + joint + word if shorter else word
         self.ends = (*shorter.ends, len(self.key)) if shorter else (len(self.key),)
         self.num_matched, self.alias = longest_alias(self.key, self.ends, matcher.kb)
-        words = self.words[: self.num_matched]
-        self.is_number = all(word.isdigit() or (len(word) == 1 and word.isascii()) for word in words)
-        self.is_function = all(word in matcher.stop_words for word in words)
+        self.is_number = self.is_function = False
+        if self.alias >= 0:
+            words = self.words[: self.num_matched]
+            self.is_number = all(word.isdigit() or (len(word) == 1 and word.isascii()) for word in words)
+            self.is_function = matcher.stop_words.issuperset(words)
         self.longer: dict[str, dict[str, TokenRun] | None] = {}
 
 
@@ -105,7 +107,7 @@ class AliasMatcher:
     def open_run(self, run: TokenRun, joint: str) -> dict[str, TokenRun] | None:
         """The dictionary of the runs that go on with a joint; None if no alias does."""
         prefix = run.key + joint
-        goes_on = len(prefix) < MAX_KEY_LENGTH and next(self.kb.aliases.iterkeys(prefix), None) is not None
+        goes_on = len(prefix) < MAX_KEY_LENGTH and self.kb.aliases.has_keys_with_prefix(prefix)
         run.longer[joint] = {} if goes_on else None
         return run.longer[joint]
 
