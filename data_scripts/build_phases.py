@@ -244,7 +244,7 @@ def read_linked(shard: Shard, *, linked: Path, columns: PairColumns, batch_size:
 def read_scored(shard: Shard, *, scored: Path) -> Iterator[Batch]:
     """Batches of the image phase without the images."""
     file = pq.ParquetFile(scored / f"{shard.index:06d}.parquet")
-    for batch in file.iter_batches(READ_BATCH_SIZE, columns=["image_id", "row", "candidates"]):
+    for batch in file.iter_batches(READ_BATCH_SIZE, columns=["image_id", "row", "candidates", "control"]):
         yield batch.to_pydict()
 
 

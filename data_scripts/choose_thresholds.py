@@ -37,12 +37,16 @@ class CountJob:
         if self.path(shard).is_file():
             return
         histograms = [SimilarityHistogram() for _ in (None, *self.types)]
+        trials = wins = 0
         for batch in read_scored(shard, scored=self.scored):
             chosen = [
                 entity
                 for candidates in batch["candidates"]
                 for entity in choose_entities(candidates, disambiguation=self.disambiguation)
             ]
+            controls = zip(batch["candidates"], batch["control"], strict=True)
+            won = [found[0]["similarity"] > control for found, control in controls if control is not None]
+            trials, wins = trials + len(won), wins + sum(won)
             histograms[0].add([entity["similarity"] for entity in chosen])
             types = [entity_types(self.knowledge_base, entity["entity_id"]) if self.types else () for entity in chosen]
             for kind, histogram in zip(self.types, histograms[1:], strict=True):
@@ -51,15 +55,18 @@ class CountJob:
         counts = np.stack([histogram.counts for histogram in histograms])
         row, position = np.nonzero(counts)
         with write_whole(self.path(shard)) as temporary, temporary.open("wb") as file:
-            np.savez(file, row=row, position=position, counts=counts[row, position])
+            np.savez(file, row=row, position=position, counts=counts[row, position], trials=trials, wins=wins)
 
     def add_up(self, shards: tuple[Shard, ...]) -> list[SimilarityHistogram]:
         """What all shards counted: all entities, then the entities of each type."""
         total = np.zeros((1 + len(self.types), HISTOGRAM_BINS), dtype=np.int64)
+        histograms = [SimilarityHistogram(counts) for counts in total]
         for shard in shards:
             with np.load(self.path(shard)) as found:
                 total[found["row"], found["position"]] += found["counts"]
-        return [SimilarityHistogram(counts) for counts in total]
+                histograms[0].trials += int(found["trials"])
+                histograms[0].wins += int(found["wins"])
+        return histograms
 
 
 def choose_thresholds(build: Build, *, engine: Engine) -> tuple[Thresholds, SimilarityHistogram]:

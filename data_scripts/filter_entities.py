@@ -79,10 +79,16 @@ def rank(candidate: Candidate, disambiguation: str) -> float:
 
 
 class SimilarityHistogram:
-    """Counts similarities in fine bins: what a threshold would keep, in memory that does not grow with the input."""
+    """Counts similarities in fine bins: what a threshold would keep, in memory that does not grow with the input.
+
+    Attributes:
+        trials: Images that were also compared with another image's entity.
+        wins: Those of them that are more similar to their own; half of them if the model sees nothing.
+    """
 
     def __init__(self, counts: np.ndarray | None = None) -> None:
         self.counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64) if counts is None else counts
+        self.trials = self.wins = 0
 
     def add(self, similarities: list[float]) -> None:
         """Counts some similarities."""

@@ -13,6 +13,7 @@ MAX_SHARE_WITHOUT_MENTION = 0.6
 MAX_SHARE_OF_BAD_IMAGES = 0.05
 MAX_SHARE_OF_ONE_ENTITY = 0.05
 MIN_SPREAD = 0.02
+MIN_WINS = 0.8
 MIN_IMAGES_TO_LEARN = 5
 
 
@@ -31,8 +32,8 @@ class Check:
 
 def check_build(result: BuildResult) -> list[Check]:
     """Findings about texts, images, filter model and entities; those to look at first."""
-    checks = [check_mentions(result), check_images(result), check_spread(result), check_largest(result)]
-    return sorted([*checks, check_rare(result)], key=lambda check: not check.is_bad)
+    checks = [check_choice(result), check_spread(result), check_largest(result), check_mentions(result)]
+    return sorted([*checks, check_images(result), check_rare(result)], key=lambda check: not check.is_bad)
 
 
 def share(stage: dict, names: tuple[str, ...] | None = None) -> float:
@@ -54,6 +55,17 @@ def check_images(result: BuildResult) -> Check:
     """Whether the images are whole."""
     found = share(result.totals["stages"]["decode_images"])
     return Check(found > MAX_SHARE_OF_BAD_IMAGES, f"{found:.1%} of the images could not be used.")
+
+
+def check_choice(result: BuildResult) -> Check:
+    """Whether the filter model knows what it sees: chance would be right for half of the images."""
+    trials = result.histogram.trials
+    found = result.histogram.wins / max(1, trials)
+    text = (
+        f"Given an image's own entity and another image's, the filter model prefers its own for {found:.0%} of "
+        f"{trials:,} images; chance would for 50%."
+    )
+    return Check(found < MIN_WINS, text)
 
 
 def check_spread(result: BuildResult) -> Check:

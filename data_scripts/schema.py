@@ -72,9 +72,12 @@ def linked_schema(keep_columns: dict[str, pa.DataType]) -> pa.Schema:
 
 
 def scored_schema(keep_columns: dict[str, pa.DataType]) -> pa.Schema:
-    """Columns after `score_entities`: every candidate has its similarity, the image is as it will be published."""
+    """Columns after `score_entities`: every candidate has its similarity, the image is as it will be published.
+
+    `control` is the similarity with another image's entity: what chance gives.
+    """
     columns = PAIR | keep_columns | {"image": IMAGE, "mentions": pa.list_(MENTION)}
-    return pa.schema(columns | {"candidates": pa.list_(SCORED_CANDIDATE)})
+    return pa.schema(columns | {"candidates": pa.list_(SCORED_CANDIDATE), "control": pa.float32()})
 
 
 def filtered_schema() -> pa.Schema:

@@ -8,7 +8,7 @@ from data_scripts.schema import Batch
 
 
 def score_entities(batch: Batch, *, filter_model: str, text_embeddings: str) -> Batch:
-    """Adds `similarity` to every candidate and takes `pixels` away.
+    """Adds `similarity` to every candidate, and `control`, and takes `pixels` away.
 
     Args:
         batch: Columns `pixels` (of `prepare_image`) and `candidates`.
@@ -24,4 +24,17 @@ def score_entities(batch: Batch, *, filter_model: str, text_embeddings: str) -> 
     batch["candidates"] = [
         [candidate | {"similarity": next(similarities)} for candidate in found] for found in batch["candidates"]
     ]
+    batch["control"] = control_similarities(batch["candidates"], image_embeds, vectors, position_of)
     return batch
+
+
+def control_similarities(
+    candidates: list[list[dict]], image_embeds: np.ndarray, vectors: np.ndarray, position_of: dict[str, int]
+) -> list[float | None]:
+    """Similarity of each image with the first entity of the row before; None where that entity is its own too."""
+    firsts = [found[0]["entity_id"] for found in candidates]
+    others = [*firsts[-1:], *firsts[:-1]]
+    similarities = np.einsum("kd,kd->k", image_embeds, vectors[[position_of[other] for other in others]]).tolist()
+    own = [{candidate["entity_id"] for candidate in found} for found in candidates]
+    rows = zip(similarities, others, own, strict=True)
+    return [None if other in found else similarity for similarity, other, found in rows]

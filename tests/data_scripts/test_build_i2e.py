@@ -289,6 +289,16 @@ def test_the_report_says_what_speaks_against_the_data(recipe, tmp_path):
     assert "<li class=good>17% of the texts name no entity" in page
 
 
+def test_a_filter_model_that_has_learned_nothing_is_found_out(recipe, tmp_path):
+    main(recipe())
+    page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
+    assert "<li class=bad>Given an image&#x27;s own entity and another image&#x27;s, the filter model" in page
+    folder = tmp_path / "i2e" / "stages" / "score_entities"
+    scored = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    wins = [row["candidates"][0]["similarity"] > row["control"] for row in scored if row["control"] is not None]
+    assert f"for {sum(wins) / len(wins):.0%} of {len(wins)} images" in page
+
+
 def test_the_report_shows_what_lies_just_above_and_just_below_the_threshold(recipe, tmp_path):
     main(recipe(keep_fraction=0.5))
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
