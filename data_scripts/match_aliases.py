@@ -107,7 +107,7 @@ class AliasMatcher:
     def open_run(self, run: TokenRun, joint: str) -> dict[str, TokenRun] | None:
         """The dictionary of the runs that go on with a joint; None if no alias does."""
         prefix = run.key + joint
-        goes_on = len(prefix) < MAX_KEY_LENGTH and self.kb.aliases.has_keys_with_prefix(prefix)
+        goes_on = len(prefix) < MAX_KEY_LENGTH and next(self.kb.aliases.iterkeys(prefix), None) is not None
         run.longer[joint] = {} if goes_on else None
         return run.longer[joint]
 
