@@ -32,7 +32,7 @@ from data_scripts.knowledge_base import (
     OWN_NAME,
     PROPER,
 )
-from data_scripts.read_entities import read_entities, read_exclusions
+from data_scripts.read_entities import read_anchor_counts, read_entities, read_exclusions
 from modeling_mofi.recipe_parser import parse_recipe
 
 
@@ -326,23 +326,6 @@ def link_table(table: pa.Table, ids: list[str]) -> tuple[np.ndarray, np.ndarray]
         neighbours += sorted({rows_of[target] for target in (*links, *types) if target in rows_of})
         offsets[row + 1] = len(neighbours)
     return offsets, np.array(neighbours, dtype=np.int32)
-
-
-def read_anchor_counts(path: str) -> dict[tuple[str, str], int]:
-    """Reads `alias <tab> entity_id <tab> count`.
-
-    Raises:
-        ValueError: If a line has another form.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) != 3 or not fields[2].isdigit():
-                raise ValueError(f"{path} line {number}: expected `alias <tab> entity_id <tab> count`, got {line!r}")
-            pair = (alias_key(fields[0]), fields[1])
-            counts[pair] = counts.get(pair, 0) + int(fields[2])
-    return counts
 
 
 def write_manifest(folder: Path, args: KnowledgeBaseArguments, *, source_hash: str, counts: dict[str, int]) -> None:

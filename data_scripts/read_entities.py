@@ -16,6 +16,7 @@ from typing import IO
 import pyarrow as pa
 import yaml
 
+from data_scripts.alias_text import alias_key
 from data_scripts.files import try_read_json, write_json, write_whole
 
 
@@ -231,3 +232,20 @@ def read_exclusions(path: str | None) -> dict[str, str]:
         if not isinstance(entry, dict) or not {"type", "name", "reason"} <= entry.keys():
             raise ValueError(f"{path}: every entry needs type, name and reason, got {entry!r}")
     return {entry["type"]: f"is a {entry['name']}" for entry in entries}
+
+
+def read_anchor_counts(path: str) -> dict[tuple[str, str], int]:
+    """Reads `alias <tab> entity_id <tab> count`.
+
+    Raises:
+        ValueError: If a line has another form.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) != 3 or not fields[2].isdigit():
+                raise ValueError(f"{path} line {number}: expected `alias <tab> entity_id <tab> count`, got {line!r}")
+            pair = (alias_key(fields[0]), fields[1])
+            counts[pair] = counts.get(pair, 0) + int(fields[2])
+    return counts
