@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from benchmarks.evaluation_record import write_record
-from benchmarks.sample_runs import METRICS, ROOT, Scores, build, evaluate, train
+from benchmarks.sample_runs import METRICS, ROOT, Scores, build, evaluate, recipe_value, train
 from benchmarks.sample_subsets import write_fewer_entities, write_fewer_images, write_gold_labels
 from modeling_mofi.recipe_parser import parse_recipe
 
@@ -29,7 +29,7 @@ class Variant:
     """One change: to the data build, to the pairs it reads, or to the training."""
 
     build: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
+    train: dict[str, object] = field(default_factory=dict)
     images: float = 1.0
     entities: float = 1.0
     gold_labels: bool = False
@@ -41,21 +41,13 @@ class Variant:
 
 
 def texts(**proportions: float) -> Variant:
-    return Variant(train=(f"--text_proportions={json.dumps(proportions)}",))
+    return Variant(train={"text_proportions": proportions})
 
 
 def augmented(**changes: float) -> Variant:
-    return Variant(train=(f"--augmentation={json.dumps(AUGMENTATION | changes)}",))
+    return Variant(train={"augmentation": recipe_value("augmentation") | changes})
 
 
-AUGMENTATION = {
-    "min_crop_area": 0.5,
-    "max_aspect_ratio": 1.33,
-    "max_rotation": 15,
-    "flip_probability": 0.5,
-    "color_jitter": 0.3,
-    "gray_probability": 0.1,
-}
 # `DEFAULT` names the recipe as it is, and stands in a figure under the name that it has there.
 ABLATIONS: dict[str, dict[str, Variant | str]] = {
     "filter": {
@@ -79,48 +71,48 @@ ABLATIONS: dict[str, dict[str, Variant | str]] = {
         "0.1, 0.45, 0.45": DEFAULT,
     },
     "entity loss weight": {
-        **{str(weight): Variant(train=(f"--entity_loss_weight={weight}",)) for weight in (0.2, 0.5)},
+        **{str(weight): Variant(train={"entity_loss_weight": weight}) for weight in (0.2, 0.5)},
         "0.8": DEFAULT,
-        "0.95": Variant(train=("--entity_loss_weight=0.95",)),
+        "0.95": Variant(train={"entity_loss_weight": 0.95}),
     },
     "margin": {
-        "0": Variant(train=("--entity_margin=0",)),
-        "0.1": Variant(train=("--entity_margin=0.1",)),
+        "0": Variant(train={"entity_margin": 0}),
+        "0.1": Variant(train={"entity_margin": 0.1}),
         "0.2": DEFAULT,
-        "0.35": Variant(train=("--entity_margin=0.35",)),
+        "0.35": Variant(train={"entity_margin": 0.35}),
     },
     "scale": {
-        "8": Variant(train=("--entity_scale=8",)),
+        "8": Variant(train={"entity_scale": 8}),
         "16": DEFAULT,
-        "32": Variant(train=("--entity_scale=32",)),
-        "64": Variant(train=("--entity_scale=64",)),
+        "32": Variant(train={"entity_scale": 32}),
+        "64": Variant(train={"entity_scale": 64}),
     },
     "sampled entities": {
-        **{str(number): Variant(train=(f"--num_sampled_entities={number}",)) for number in (16, 64, 256)},
+        **{str(number): Variant(train={"num_sampled_entities": number}) for number in (16, 64, 256)},
         "all": DEFAULT,
     },
     "training images": {f"{share:.0%}": Variant(images=share) for share in SHARES} | {"100%": DEFAULT},
     "entities": {f"{share:.0%}": Variant(entities=share) for share in SHARES} | {"100%": DEFAULT},
     "patch dropout": {
         "0": DEFAULT,
-        "0.25": Variant(train=('--patch_dropout_schedule={"0": 0.25}',)),
-        "0.5": Variant(train=('--patch_dropout_schedule={"0": 0.5}',)),
-        "0.5, then 0": Variant(train=('--patch_dropout_schedule={"0": 0.5, "0.8": 0}',)),
+        "0.25": Variant(train={"patch_dropout_schedule": {"0": 0.25}}),
+        "0.5": Variant(train={"patch_dropout_schedule": {"0": 0.5}}),
+        "0.5, then 0": Variant(train={"patch_dropout_schedule": {"0": 0.5, "0.8": 0}}),
     },
     "stem": {
-        "linear patches": Variant(train=("--stem_channels",)),
+        "linear patches": Variant(train={"stem_channels": []}),
         "convolutions": DEFAULT,
     },
     "augmentation": {
-        "none": Variant(train=("--augmentation={}",)),
+        "none": Variant(train={"augmentation": {}}),
         "recipe": DEFAULT,
         "smaller crops": augmented(min_crop_area=0.25),
         "more colour": augmented(color_jitter=0.5, gray_probability=0.3),
     },
     "refinements": {
         "recipe": DEFAULT,
-        "average of weights": Variant(train=("--ema_decay=0.99",)),
-        "weighted by similarity": Variant(train=("--entity_weighting=similarity",)),
+        "average of weights": Variant(train={"ema_decay": 0.99}),
+        "weighted by similarity": Variant(train={"entity_weighting": "similarity"}),
         "filtered by MOFI": Variant(second_round=True),
     },
 }
@@ -185,7 +177,11 @@ def train_one(args: AblationsArguments, name: str, variant: Variant) -> float:
     if variant.second_round:
         # What MOFI read in training: names and descriptions.
         build(data, f"--filter_model={folder_of(args, DEFAULT)}", "--entity_template={name}, {description}")
-    return train(folder_of(args, name), f"--dataset={data}", *variant.train, max_steps=args.max_steps, seed=args.seed)
+    settings = ROOT / folder_of(args, name).with_suffix(".yaml")
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(variant.train), encoding="utf-8")
+    flags = [str(settings), f"--dataset={data}"]
+    return train(folder_of(args, name), *flags, max_steps=args.max_steps, seed=args.seed)
 
 
 def folder_of(args: AblationsArguments, name: str) -> Path:
