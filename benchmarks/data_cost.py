@@ -57,7 +57,10 @@ def core_rows() -> list[tuple[str, str, str]]:
         speed = texts["pairs_per_second_of_one_process"]
         source = f"{speed:,.0f} texts/s, data_processes.json"
         rows.append(("text phase, aliases alone, 27,906 entities", f"{hours(speed)} core-h", source))
-    for key, text in (("without_ner", "aliases alone, 2 million entities"), ("with_ner", "spaCy's recogniser and aliases")):
+    for key, text in (
+        ("without_ner", "aliases alone, 2 million entities"),
+        ("with_ner", "spaCy's recogniser and aliases"),
+    ):
         if speed := read_result("data_text_phase").get(f"texts_per_second_{key}"):
             source = f"{speed:,.0f} texts/s, data_text_phase.json"
             rows.append((f"text phase, {text}", f"{hours(speed)} core-h", source))
