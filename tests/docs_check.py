@@ -45,6 +45,9 @@ REPLACED = {
     r"(data_scripts\.build_i2e configs/build_sample\.yaml)": r"\1 tiny_sample_build.yaml",
 }
 
+# What a page takes from the page before it.
+GIVEN = {"docs/train.md": {"my_i2e": "runs/sample/i2e"}}
+
 
 class Page:
     """One page's commands and snippets, run in order in the current folder."""
@@ -138,6 +141,8 @@ def check(pages: list[Path]) -> int:
             name = str(path.relative_to(ROOT))
             print(name, flush=True)
             workspace = shutil.copytree(prepared, Path(temporary) / path.stem, symlinks=True)
+            for given, own in GIVEN.get(name, {}).items():
+                (workspace / given).symlink_to(workspace / own)
             hub.files.clear()
             fill_hub(hub, prepared)
             process = subprocess.Popen(
