@@ -10,7 +10,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,6 +135,8 @@ def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> 
         if not files:
             raise ValueError(f"dataset {dataset} does not exist: no file has that name or matches that pattern.")
         return downloaded(files, streaming=streaming)
+    import datasets  # Not at the top: entity tables are read by people who train nothing and may not have it.
+
     try:
         builder = datasets.load_dataset_builder(dataset)
     except Exception as error:
@@ -165,5 +166,8 @@ def find_urls(pattern: str) -> list[str]:
 
 def downloaded(files: list[str], *, streaming: bool) -> list[str]:
     """Paths of copies where files are URLs, unless they are to be streamed."""
-    is_remote = "://" in files[0]
-    return [str(file) for file in datasets.DownloadManager().download(files)] if is_remote and not streaming else files
+    if streaming or "://" not in files[0]:
+        return files
+    import datasets
+
+    return [str(file) for file in datasets.DownloadManager().download(files)]
