@@ -38,7 +38,8 @@ SKIPPED = {
 }
 # Run otherwise: smaller. Recipes given later win over those before, flags over recipes.
 REPLACED = {
-    r"(train\.py(?: configs/\S+\.yaml)+)": r"\1 tiny_train.yaml",
+    r"(train\.py(?: configs/train_\S+\.yaml)+)": r"\1 tiny_train.yaml",
+    r"(train\.py configs/finetune\.yaml)": r"\1 tiny_finetune.yaml",
     r"^accelerate launch ": "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no --cpu ",
     r"(data_scripts\.build_i2e configs/build_i2e\.yaml)": r"\1 tiny_build.yaml",

@@ -20,15 +20,18 @@ from modeling_mofi import MofiImageProcessor
 
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-TRAIN: dict[str, Any] = {
-    "tokenizer_name": "sample_data/tokenizer",
-    "vision_config": {**TOWER, "image_size": 32, "patch_size": 16},
-    "text_config": TOWER,
-    "projection_dim": 16,
+FINETUNE: dict[str, Any] = {
     "num_sampled_entities": None,
     "per_device_train_batch_size": 4,
     **{"max_steps": 2, "warmup_steps": 0, "save_steps": 2, "logging_steps": 1},
     **{"use_cpu": True, "bf16": False, "tf32": None, "torch_compile": False, "dataloader_num_workers": 0},
+}
+TRAIN: dict[str, Any] = FINETUNE | {
+    "tokenizer_name": "sample_data/tokenizer",
+    "vision_config": {**TOWER, "image_size": 32, "patch_size": 16},
+    "image_processor": {"size": {"height": 32, "width": 32}, "do_center_crop": False},
+    "text_config": TOWER,
+    "projection_dim": 16,
 }
 BUILD = {
     "knowledge_base": "sample_data/entities.jsonl.gz",
@@ -83,6 +86,7 @@ def write_tiny_recipes(folder: Path) -> None:
     pq.write_table(sample, folder / "tiny_pairs.parquet")
     recipes = {
         "tiny_train": TRAIN,
+        "tiny_finetune": FINETUNE,
         "tiny_build": BUILD,
         "tiny_sample_build": {"pairs": "tiny_pairs.parquet", "min_images_per_entity": 1},
     }
