@@ -1,5 +1,6 @@
 """What the docs take as given, made in place: a tiny sample run, a user's own files, a published model."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -40,7 +41,7 @@ BUILD = {
     "min_images_per_entity": 1,
 }
 # Models of other people that the docs name; here as small ones of the same kind.
-CLIP_MODELS = ("openai/clip-vit-base-patch16",)
+CLIP_MODELS = ("openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
 
 
 def prepare(folder: Path, root: Path) -> None:
@@ -50,6 +51,7 @@ def prepare(folder: Path, root: Path) -> None:
         if not entry.name.startswith(".") and entry.name not in ("runs", "build", "dist"):
             (folder / entry.name).symlink_to(entry)
     write_own_files(folder)
+    write_dump(folder / "latest-all.json.gz")
     write_tiny_recipes(folder)
     runs = folder / "runs/sample"
     write_i2e(runs / "i2e")
@@ -78,6 +80,20 @@ def write_own_files(folder: Path) -> None:
     with zipfile.ZipFile(folder / "mofi-b16-hf.zip", "w") as archive:
         for path in (folder / "release").iterdir():
             archive.write(path, f"mofi-b16-hf/{path.name}")
+
+
+def write_dump(path: Path) -> None:
+    """A few entities in the format of Wikidata's dump: an array with an item on each line."""
+
+    def english(text: str) -> dict[str, Any]:
+        return {"en": {"language": "en", "value": text}}
+
+    items = [
+        {"type": "item", "id": f"Q{row + 1}", "labels": english(name), "descriptions": english("a colour")}
+        | {"aliases": {}, "claims": {}, "sitelinks": {"enwiki": {"site": "enwiki", "title": name}}}
+        for row, name in enumerate(NAMES)
+    ]
+    path.write_bytes(gzip.compress(("[\n" + ",\n".join(map(json.dumps, items)) + "\n]\n").encode()))
 
 
 def write_tiny_recipes(folder: Path) -> None:
