@@ -106,6 +106,16 @@ def write_i2e(folder: Path, *, num_rows: int = 24) -> Path:
     return folder
 
 
+def write_training_data(folder: Path) -> Path:
+    """Writes what tests of whole training runs need: a processor, I2E, and images with a label to evaluate on."""
+    make_tiny_processor().save_pretrained(folder / "processor")
+    write_i2e(folder / "i2e")
+    table = pq.read_table(folder / "i2e" / "data" / "train-00000-of-00002.parquet")
+    labels = [row[0] for row in table["entity_labels"].to_pylist()]
+    pq.write_table(table.append_column("label", [labels]), folder / "labelled.parquet")
+    return folder
+
+
 def write_entities(path: Path, *, entity_ids=("Q0", "Q1", "Q2", "Q3"), build_id: str = "tiny") -> None:
     """Writes entities.parquet: row i is the entity with label i."""
     table = pa.table(

@@ -2,20 +2,18 @@
 
 import hashlib
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import yaml
+from embed_elsewhere import embed_elsewhere
 from hub_server import READER_TOKEN, connected_hub
 from huggingface_hub import constants, hf_hub_download
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
 
 from modeling_mofi import MofiForPreTraining, MofiModel
@@ -147,39 +145,10 @@ def test_second_upload_replaces_the_first(trained, hub):
     assert len(hub.commits) == 2 and read_card(hub.files["me/mofi"]["README.md"].decode())[0]["license"] == "cc0-1.0"
 
 
-# What comes back is checked where nothing of this package is; the client reads its environment when it is imported.
-DOWNLOAD = """
-import sys
-sys.modules["modeling_mofi"] = None
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoProcessor
-torch.set_num_threads(1)
-model = AutoModel.from_pretrained("me/mofi", trust_remote_code=True, attn_implementation="eager").eval()
-processor = AutoProcessor.from_pretrained("me/mofi", trust_remote_code=True)
-inputs = processor(images=Image.new("RGB", (20, 30), "red"), text=["a Red flag"], return_tensors="pt")
-with torch.no_grad():
-    outputs = model(**inputs)
-save_file({name: outputs[name] for name in ("image_embeds", "text_embeds")}, sys.argv[1])
-"""
-
-
 def test_published_checkpoint_comes_back_with_the_same_embeddings(trained, hub, tmp_path):
     folder, expected = trained
     publish_checkpoint(folder, "me/mofi")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", DOWNLOAD, str(tmp_path / "embeds")],
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stderr
-    for name, embeds in load_file(tmp_path / "embeds").items():
+    for name, embeds in embed_elsewhere(hub, "me/mofi", tmp_path).items():
         torch.testing.assert_close(embeds, expected[name], rtol=0, atol=1e-6)
 
 

@@ -1,19 +1,16 @@
 """Publishing at the end of a training run, with the real client against a server that speaks the Hub's API."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 import train_runs
 import yaml
+from embed_elsewhere import embed_elsewhere
 from hub_server import READER_TOKEN, TOKEN, connected_hub
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import load_file
 from tiny import make_tiny_processor, write_entities, write_i2e
 
 import train
@@ -23,22 +20,6 @@ from modeling_mofi.trainer_mofi import MofiTrainer
 
 
 IMAGE, TEXT = Image.new("RGB", (20, 30), "red"), "a Red flag"
-# In a process that has nothing of this package; the client reads its environment when it is imported.
-ELSEWHERE = """
-import sys
-sys.modules["modeling_mofi"] = None
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoProcessor
-torch.set_num_threads(1)
-model = AutoModel.from_pretrained("me/run", trust_remote_code=True, attn_implementation="eager").eval()
-processor = AutoProcessor.from_pretrained("me/run", trust_remote_code=True)
-inputs = processor(images=Image.new("RGB", (20, 30), "red"), text=["a Red flag"], return_tensors="pt")
-with torch.no_grad():
-    outputs = model(**inputs)
-save_file({name: outputs[name] for name in ("image_embeds", "text_embeds")}, sys.argv[1])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +71,12 @@ def test_the_card_tells_how_the_run_was_trained(published):
 
 def test_what_was_published_embeds_elsewhere_as_here(published, tmp_path):
     hub, folder = published
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "embeds")],
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stderr
+    embeds_elsewhere = embed_elsewhere(hub, "me/run", tmp_path)
     model = MofiModel.from_pretrained(folder, attn_implementation="eager").eval()
     inputs = MofiProcessor.from_pretrained(folder)(images=IMAGE, text=[TEXT], return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
-    for name, embeds in load_file(tmp_path / "embeds").items():
+    for name, embeds in embeds_elsewhere.items():
         assert torch.equal(embeds, outputs[name]), name
 
 

@@ -11,18 +11,12 @@ import torch
 import train_runs
 from processes import run_processes
 from safetensors.torch import load_file, save_file
-from tiny import make_tiny_processor, write_entities, write_i2e
+from tiny import write_entities, write_training_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_tiny_processor().save_pretrained(folder / "processor")
-    write_i2e(folder / "i2e")
-    table = pq.read_table(folder / "i2e" / "data" / "train-00000-of-00002.parquet")
-    labels = [row[0] for row in table["entity_labels"].to_pylist()]
-    pq.write_table(table.append_column("label", [labels]), folder / "labelled.parquet")
-    return folder
+    return write_training_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 import train_runs
 from processes import run_processes
-from tiny import make_tiny_config, make_tiny_processor, write_i2e
+from tiny import make_tiny_config, write_training_data
 
 from modeling_mofi import MofiForPreTraining
 from modeling_mofi.weight_average_mofi import WeightAverage
@@ -60,13 +59,7 @@ def test_weights_come_back_after_the_average_stood_in_for_them(model):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_tiny_processor().save_pretrained(folder / "processor")
-    write_i2e(folder / "i2e")
-    table = pq.read_table(folder / "i2e" / "data" / "train-00000-of-00002.parquet")
-    labels = [row[0] for row in table["entity_labels"].to_pylist()]
-    pq.write_table(table.append_column("label", [labels]), folder / "labelled.parquet")
-    return folder
+    return write_training_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
