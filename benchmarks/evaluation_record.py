@@ -29,6 +29,12 @@ def write_record(path: Path, measured: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def provenance(record: Path) -> str:
+    """How to repeat what a record says, as a list in Markdown."""
+    document = json.loads(record.read_text(encoding="utf-8"))
+    return "\n".join(f"- {key}: {document[key]}" for key in ("command", "commit", "hardware", "date"))
+
+
 def hardware() -> str:
     """Name of the processor and of the GPU, if there is one."""
     names = [line.partition(":")[2].strip() for line in read_lines("/proc/cpuinfo") if line.startswith("model name")]

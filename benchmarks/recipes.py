@@ -12,14 +12,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.evaluation_record import write_record
+from benchmarks.evaluation_record import provenance, write_record
 from benchmarks.sample_runs import (
     CLIP_RECIPE,
     METRICS,
@@ -28,6 +27,7 @@ from benchmarks.sample_runs import (
     build,
     evaluate,
     images_per_step,
+    mean_and_spread,
     recipe_value,
     train,
 )
@@ -161,16 +161,9 @@ def markdown_table(args: RecipesArguments, scores: dict[str, Scores]) -> str:
         cells = []
         for recipe in recipes:
             runs = ["pixels"] if recipe == "pixels" else [run_name(recipe, seed) for seed in args.seeds]
-            cells.append(cell([scores[name][metric] for name in runs if metric in scores[name]]))
+            cells.append(mean_and_spread([scores[name][metric] for name in runs if metric in scores[name]]))
         lines.append(f"| {metric} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def cell(values: list[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{spread}"
 
 
 def remarks(record: Path) -> str:
@@ -181,7 +174,7 @@ def remarks(record: Path) -> str:
         "an image's own alt-text among those of the split. A supervised model's text tower is never trained.",
         "Pixels less the mean training image, 16 x 16, nothing trained: "
         f"{document['centered_pixels']:.3f} mAP on unseen entities.",
-        "\n".join(f"- {key}: {document[key]}" for key in ("command", "commit", "hardware", "date")),
+        provenance(record),
     ]
     return "\n\n".join(lines)
 

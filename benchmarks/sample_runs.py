@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean, stdev
 
 import yaml
 
@@ -67,6 +68,14 @@ def evaluate(models: dict[str, Path], folder: Path) -> dict[str, Scores]:
         name: {title: of_model[key] for title, key in METRICS.items() if key in of_model}
         for name, of_model in values.items()
     }
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Mean over seeds and, with several, the standard deviation; nothing if no run has a value."""
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{spread}"
 
 
 def images_per_step() -> int:
