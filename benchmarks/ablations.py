@@ -131,6 +131,7 @@ ABLATIONS: dict[str, dict[str, Variant | str]] = {
     },
     "augmentation": {
         "none": Variant(train={"augmentation": {}}),
+        "less of each": augmented(min_crop_area=0.75, color_jitter=0.1, gray_probability=0.0, max_rotation=5),
         "recipe": DEFAULT,
         "smaller crops": augmented(min_crop_area=0.25),
         "more colour": augmented(color_jitter=0.5, gray_probability=0.3),
@@ -253,7 +254,7 @@ def report(path: Path, runs: dict[str, list[Scores]]) -> None:
             continue
         sections.append(f"## {name[0].upper()}{name[1:]}\n\n{markdown_table(rows[name])}")
         if not name.endswith(CLIP):
-            draw(name, rows, path.with_name("ablations") / f"{name.replace(' ', '_')}.png")
+            draw(name, rows, path.with_suffix("") / f"{name.replace(' ', '_')}.png")
     path.with_suffix(".md").write_text(
         "\n\n".join([*sections, provenance(path.with_suffix(".json"))]) + "\n", encoding="utf-8"
     )
