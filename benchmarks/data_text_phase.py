@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--num_entities", type=int, default=2_000_000)
-    parser.add_argument("--aliases_per_entity", type=int, default=4)
+    parser.add_argument("--aliases_per_entity", type=int, default=6)
     parser.add_argument("--num_texts", type=int, default=40_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num_processes", type=int, default=2, help="Processes that parse the dump.")

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_scripts.count_aliases import TextStatistics, open_text_statistics
 from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
+from data_scripts.leading_candidates import LeadingCandidates
 from data_scripts.link_evidence import Candidates, LinkWeights, TextWords, flatten_ranges, spelling_evidence
 from data_scripts.schema import DROP_REASON, Batch
 
@@ -101,14 +102,14 @@ def rank_candidates(
     logits += weights.coverage * words.coverage(flat)[flat.mention]
     if weights.description:
         logits += weights.description * words.description_similarity(flat, kb)
-    embeddings = kb.embeddings[flat.entity].astype(np.float32)  # [K, D]
+    leading = LeadingCandidates.of(flat, logits, kb) if weights.context or weights.coherence else None
     if weights.context:
-        contexts = words.context_vectors(learned)[flat.text]  # [M, D]
-        logits += weights.context * np.einsum("kd,kd->k", embeddings, contexts[flat.mention])
+        leading.add_to(logits, weights.context * leading.similarity(words.context_vectors(learned)[flat.text]))
     probability = softmax_with_nil(logits, flat, nil=weights.nil)
     for _ in range(ITERATIONS if weights.coherence else 0):
-        coherence = others_similarity(flat, probability, embeddings)
-        probability = softmax_with_nil(logits + weights.coherence * coherence, flat, nil=weights.nil)
+        coherent = logits.copy()
+        leading.add_to(coherent, weights.coherence * leading.similarity(leading.others(probability, flat.text)))
+        probability = softmax_with_nil(coherent, flat, nil=weights.nil)
     return probability
 
 
@@ -118,29 +119,6 @@ def softmax_with_nil(logits: np.ndarray, flat: Candidates, *, nil: float) -> np.
     powers = np.exp(logits - highest[flat.mention])
     totals = np.bincount(flat.mention, weights=powers, minlength=len(flat.text)) + np.exp(nil - highest)
     return powers / totals[flat.mention]
-
-
-def others_similarity(flat: Candidates, probability: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """Cosine of each candidate and the expected embedding of the other mentions of its text; 0 if it is alone, [K]."""
-    expected = sum_groups(embeddings * probability[:, None].astype(np.float32), flat.mention, len(flat.text))  # [M, D]
-    others = sum_groups(expected, flat.text, int(flat.text[-1]) + 1)[flat.text] - expected  # [M, D]
-    others /= np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-6)
-    return np.einsum("kd,kd->k", embeddings, others[flat.mention])
-
-
-def sum_groups(rows: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
-    """Sums rows by group; groups ascend and some may be empty."""
-    result = np.zeros((num_groups, rows.shape[1]), dtype=rows.dtype)
-    counts = np.bincount(group, minlength=num_groups)
-    starts = np.cumsum(counts) - counts
-    filled, several = np.flatnonzero(counts), counts > 1
-    result[filled] = rows[starts[filled]]
-    # Most groups are one row: only the others are worth a sum.
-    if several.any():
-        kept = several[group]
-        part = counts[several]
-        result[several] = np.add.reduceat(rows[kept], np.cumsum(part) - part, axis=0)
-    return result
 
 
 def is_best(flat: Candidates, probability: np.ndarray) -> np.ndarray:
