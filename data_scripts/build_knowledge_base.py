@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key, content_tokens, hash_token
+from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key
+from data_scripts.description_tokens import token_norms, token_table
 from data_scripts.entity_embeddings import embed_from_graph, read_biggraph_embeddings
 from data_scripts.files import fingerprint_file, hash_file, hash_settings, try_read_json, write_json, write_whole
 from data_scripts.knowledge_base import (
@@ -213,6 +214,7 @@ def write_arrays(folder: Path, table: pa.Table, args: KnowledgeBaseArguments) ->
     save(folder, "token_offsets", tokens[0])
     save(folder, "tokens", tokens[1])
     save(folder, "inverse_frequency", weights)
+    save(folder, "description_norms", token_norms(tokens, weights))
     if args.embeddings:
         embeddings = read_biggraph_embeddings(args.embeddings, ids)
     else:
@@ -299,21 +301,6 @@ def iterate_lists(column: pa.ChunkedArray) -> Iterator[list]:
     for chunk in column.chunks:
         for first in range(0, len(chunk), 10_000):
             yield from chunk.slice(first, 10_000).to_pylist()
-
-
-def token_table(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and hashed words of every entity's name, description and types, distinct and ascending."""
-    offsets = np.zeros(table.num_rows + 1, dtype=np.int64)
-    tokens: list[np.ndarray] = []
-    row = 0
-    for batch in table.select(["name", "description"]).to_batches(max_chunksize=10_000):
-        for name, description in zip(batch["name"].to_pylist(), batch["description"].to_pylist(), strict=True):
-            words = content_tokens(alias_key(f"{name} | {description}"))
-            hashed = np.unique(np.array([hash_token(word) for word in words], dtype=np.int32))
-            tokens.append(hashed)
-            offsets[row + 1] = offsets[row] + len(hashed)
-            row += 1
-    return offsets, np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
 
 
 def link_table(table: pa.Table, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Opening reads no table into memory, and the pages are shared by every process of
 """
 
 import gc
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -38,6 +39,7 @@ class KnowledgeBase:
         embeddings: Unit-length graph embeddings, float16, [entities, D].
         token_offsets: Description tokens of entity i are `tokens[token_offsets[i]:token_offsets[i + 1]]`.
         tokens: Hashed description tokens, int32, distinct and ascending per entity.
+        description_norms: Length of the vector of each entity's weighted tokens, float32, [entities].
         inverse_frequency: Weight of each hashed token, float32, [2**20].
     """
 
@@ -54,6 +56,7 @@ class KnowledgeBase:
         self.embeddings = self.open_array("embeddings")
         self.token_offsets = self.open_array("token_offsets")
         self.tokens = self.open_array("tokens")
+        self.description_norms = self.open_array("description_norms")
         self.inverse_frequency = self.open_array("inverse_frequency")
         self.table = pa.ipc.open_file(pa.memory_map(str(self.folder / "entities.arrow"))).read_all()
         self.chunk_starts = np.cumsum([0, *(len(chunk) for chunk in self.table["entity_id"].chunks)])[:-1]
@@ -76,13 +79,17 @@ class KnowledgeBase:
     def column(self, name: str, rows: Sequence[int]) -> list:
         """Values of one column of the entity table at some rows.
 
-        Row by row: `take` on a column of many chunks first copies the column.
+        Chunk by chunk: `take` on a column of many chunks first copies the column.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        chunks = self.table[name].chunks
-        chunk = np.searchsorted(self.chunk_starts, rows, side="right") - 1
-        inside = rows - self.chunk_starts[chunk]
-        return [chunks[c][i].as_py() for c, i in zip(chunk.tolist(), inside.tolist(), strict=True)]
+        order = np.argsort(rows, kind="stable")
+        edges = np.searchsorted(rows[order], [*self.chunk_starts, len(self)]).tolist()
+        values = np.empty(len(rows), dtype=object)
+        for number, (first, last) in enumerate(itertools.pairwise(edges)):
+            if first < last:
+                inside = rows[order[first:last]] - self.chunk_starts[number]
+                values[order[first:last]] = self.table[name].chunk(number).take(pa.array(inside)).to_pylist()
+        return values.tolist()
 
     def rows_of(self, entity_ids: Sequence[str]) -> np.ndarray:
         """Rows of entity ids; -1 for an id that is not in the table. Binary search over the mapped column."""

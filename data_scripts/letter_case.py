@@ -12,12 +12,15 @@ WORD = re.compile(r"(?<!\w)[^\W\d_]+(?!\w)")
 
 def spelling_class(text: str, start: int, written: str) -> str | None:
     """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
-    if text.isupper():
-        return None
     if not written.islower():
-        return "capital" if start > 0 and written[:1].isupper() and not is_title(text) else None
-    if uses_capitals(text):
-        return "lower_in_mixed"
+        tells = start > 0 and written[:1].isupper() and not text.isupper() and not is_title(text)
+        return "capital" if tells else None
+    return "lower_in_mixed" if uses_capitals(text) else lower_class(written)
+
+
+@lru_cache(maxsize=50_000)
+def lower_class(written: str) -> str:
+    """The `LinkWeights` field for a mention in lower case, in a text all in lower case."""
     return "lower_in_lower" if len(tokenize_text(written).words) == 1 else "lower_phrase"
 
 

@@ -123,9 +123,9 @@ def softmax_with_nil(logits: np.ndarray, flat: Candidates, *, nil: float) -> np.
 
 def is_best(flat: Candidates, probability: np.ndarray) -> np.ndarray:
     """Whether each candidate is the likeliest of its mention; the first of equals."""
-    order = np.lexsort((np.arange(len(probability)), -probability, flat.mention))
     best = np.zeros(len(probability), dtype=bool)
-    if len(order):
-        ordered = flat.mention[order]
-        best[order[np.r_[True, ordered[1:] != ordered[:-1]]]] = True
+    if len(best):
+        highest = np.maximum.reduceat(probability, flat.starts)
+        equals = np.flatnonzero(probability == highest[flat.mention])
+        best[equals[np.unique(flat.mention[equals], return_index=True)[1]]] = True
     return best

@@ -109,7 +109,8 @@ def spelling_evidence(
         spelling_class(texts[row], mention["start"], mention["text"])
         for row, mention in zip(flat.text.tolist(), flat.mentions, strict=True)
     ]
-    for_proper = np.array([getattr(weights, name) if name else 0.0 for name in classes])
+    value = {None: 0.0} | vars(weights)
+    for_proper = np.array([value[name] for name in classes])
     for_common = np.array([weights.capital_common if name == "capital" else 0.0 for name in classes])
     inside = [mention["recognizer"] == "alias in ner" for mention in flat.mentions]
     spelling = kb.is_proper[flat.entity]
@@ -164,31 +165,28 @@ class TextWords:
 
         The words of the mention itself do not count: every candidate has them, and a short description would win.
         """
-        positions, candidate = flatten_ranges(kb.token_offsets[flat.entity], kb.token_offsets[flat.entity + 1])
-        tokens = kb.tokens[positions].astype(np.int64)
-        squares = kb.inverse_frequency[tokens].astype(np.float64) ** 2
-        shared = self.contains(flat.mention[candidate], tokens, flat)
-        num = len(flat.mention)
-        dot = np.bincount(candidate, weights=squares * shared, minlength=num)
-        entity_norm = np.bincount(candidate, weights=squares, minlength=num)
-        text_squares = kb.inverse_frequency[self.word].astype(np.float64) ** 2
-        text_norm = np.bincount(self.text, weights=text_squares, minlength=self.num_texts)
-        return dot / np.sqrt(np.maximum(entity_norm * text_norm[flat.text[flat.mention]], 1e-12))
+        candidate, tokens = self.shared_words(flat, kb)
+        dot = np.bincount(candidate, weights=squared_weights(kb, tokens), minlength=len(flat.mention))
+        squares = np.bincount(self.text, weights=squared_weights(kb, self.word), minlength=self.num_texts)
+        norms = kb.description_norms[flat.entity] * np.sqrt(squares)[flat.text[flat.mention]]
+        return dot / np.maximum(norms, 1e-6)
 
-    def contains(self, mention: np.ndarray, tokens: np.ndarray, flat: Candidates) -> np.ndarray:
-        """Whether the text of a mention has a word that the mention itself has not, pair by pair."""
+    def shared_words(self, flat: Candidates, kb: KnowledgeBase) -> tuple[np.ndarray, np.ndarray]:
+        """Words of a candidate's description that its text has outside the mention: pairs of candidate and word."""
+        positions, candidate = flatten_ranges(kb.token_offsets[flat.entity], kb.token_offsets[flat.entity + 1])
+        tokens = kb.tokens[positions]
         is_used = np.zeros(1 << HASH_BITS, dtype=bool)
         is_used[self.word] = True
-        possible = is_used[tokens]
-        mention, tokens = mention[possible], tokens[possible]
+        possible = np.flatnonzero(is_used[tokens])
+        candidate, tokens = candidate[possible], tokens[possible].astype(np.int64)
+        mention = flat.mention[candidate]
         keys = self.text * TEXT_SHIFT + self.word
         wanted = flat.text[mention] * TEXT_SHIFT + tokens
         found = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
-        shared = keys[found] == wanted
+        shared = np.flatnonzero(keys[found] == wanted)
         own_keys = self.own_mention * TEXT_SHIFT + self.own_word
-        shared[shared] = ~np.isin(mention[shared] * TEXT_SHIFT + tokens[shared], own_keys)
-        possible[possible] = shared
-        return possible
+        shared = shared[~np.isin(mention[shared] * TEXT_SHIFT + tokens[shared], own_keys)]
+        return candidate[shared], tokens[shared]
 
     def context_vectors(self, learned: TextStatistics) -> np.ndarray:
         """Mean of the context vectors of the words of each text, [texts, D]."""
@@ -206,6 +204,11 @@ class TextWords:
             chosen = np.flatnonzero(rank == number)
             sums[text[chosen]] += vectors[chosen]
         return sums / np.maximum(counts, 1)[:, None]
+
+
+def squared_weights(kb: KnowledgeBase, tokens: np.ndarray) -> np.ndarray:
+    """Squared inverse frequency of hashed words."""
+    return kb.inverse_frequency[tokens].astype(np.float64) ** 2
 
 
 def flatten_words(words: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
