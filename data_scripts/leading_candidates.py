@@ -13,7 +13,7 @@ from data_scripts.link_evidence import Candidates
 
 
 # Our default: more of them change no link of the sample.
-NUM_LEADING = 4
+NUM_LEADING = 3
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from data_scripts.link_evidence import Candidates, LinkWeights, TextWords, flatt
 from data_scripts.schema import DROP_REASON, Batch
 
 
-ITERATIONS = 3
+ITERATIONS = 2
 DEFAULT_WEIGHTS = LinkWeights()
 
 
