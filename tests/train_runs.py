@@ -48,13 +48,15 @@ def run(
     kill_at_step: int | None = None,
     kill_at_file: str | None = None,
     nan_at_step: int | None = None,
+    nan_in: str = "loss",
 ) -> dict[str, Any]:
     """Runs train.py here; returns the losses by step and the positions that were collated in this process.
 
     Args:
         kill_at_step: Sends SIGKILL to this process once that many steps are done and saved.
         kill_at_file: Does so as soon as a file of this name is there in the checkpoint after that step, instead.
-        nan_at_step: Makes the pixels of the batch after that many steps not finite.
+        nan_at_step: Makes something of the batch after that many steps not finite.
+        nan_in: The pixels and with them the "loss", or the "gradient" of one weight alone.
     """
     positions: list[int] = []
     collate = training_data_mofi.MofiDataCollator.__call__
@@ -69,7 +71,7 @@ def run(
     elif kill_at_step is not None:
         kill_after(kill_at_step)
     if nan_at_step is not None:
-        spoil_batch(nan_at_step)
+        spoil_batch(nan_at_step, nan_in)
     train.main(arguments)
     output_dir = Path(next(flag.split("=")[1] for flag in arguments if flag.startswith("--output_dir=")))
     if os.environ.get("RANK", "0") != "0":
@@ -103,12 +105,15 @@ def kill_on_file(folder: str, name: str) -> None:
     sys.addaudithook(kill)
 
 
-def spoil_batch(step: int) -> None:
+def spoil_batch(step: int, part: str) -> None:
     compute_loss = trainer_mofi.MofiTrainer.compute_loss
 
     def compute(trainer: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        if trainer.state.global_step == step:
+        if trainer.state.global_step == step and part == "loss":
             inputs["pixel_values"] = inputs["pixel_values"] * float("nan")
+        elif trainer.state.global_step == step:
+            weight = trainer.pretraining_model.mofi.visual_projection.weight
+            hook = weight.register_hook(lambda gradient: [gradient * float("nan"), hook.remove()][0])
         return compute_loss(trainer, model, inputs, **kwargs)
 
     trainer_mofi.MofiTrainer.compute_loss = compute

@@ -113,9 +113,12 @@ def test_the_previous_checkpoint_counts_until_the_last_file_of_the_next_is_writt
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-10"
 
 
-def test_a_checkpoint_cut_off_while_it_is_written_is_made_again(recipe, whole, tmp_path):
-    assert start(recipe, tmp_path, kill_at_file="optimizer.safetensors", kill_at_step=10) == [-signal.SIGKILL]
-    assert (tmp_path / "checkpoint-10" / "model.safetensors").is_file()
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "entity_head.safetensors", "optimizer.safetensors"]
+)
+def test_a_checkpoint_cut_off_while_it_is_written_is_made_again(recipe, whole, tmp_path, file):
+    assert start(recipe, tmp_path, kill_at_file=file, kill_at_step=10) == [-signal.SIGKILL]
+    assert (tmp_path / "checkpoint-10" / file).is_file()
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-5"
     (rest,) = start(recipe, tmp_path)
     assert rest["losses"] == whole[1]["losses"]
@@ -147,12 +150,13 @@ def test_nothing_is_pickled_and_no_planted_pickle_is_opened(recipe, whole, tmp_p
     assert rest["losses"] == whole[1]["losses"]
 
 
+@pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(recipe, tmp_path, policy):
+def test_what_is_not_finite_never_reaches_the_weights(recipe, tmp_path, policy, part):
     flags = [f"--nonfinite_policy={policy}", "--max_steps=4", "--save_steps=1", "--lr_scheduler_type=constant"]
-    (result,) = run_processes(run_with_nan, 1, [recipe, f"--output_dir={tmp_path}", *flags])
+    (result,) = run_processes(run_with_nan, 1, [recipe, f"--output_dir={tmp_path}", *flags], part)
     if policy == "stop":
-        assert "FloatingPointError: The loss is not finite at step 2." in result
+        assert f"FloatingPointError: The {part} is not finite at step 2." in result
         assert last_complete_checkpoint(tmp_path).name == "checkpoint-2"
         return
     tensors = {step: train_runs.saved_tensors(tmp_path / f"checkpoint-{step}") for step in (2, 3, 4)}
@@ -162,10 +166,10 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(recipe, tmp_path, p
     assert all(tensor.isfinite().all() for tensor in tensors[4].values())
 
 
-def run_with_nan(arguments):
-    """Trains with one batch, the third, whose pixels are not finite."""
+def run_with_nan(arguments, part):
+    """Trains with one batch, the third, of which something is not finite."""
     try:
-        return train_runs.run(arguments, nan_at_step=2)
+        return train_runs.run(arguments, nan_at_step=2, nan_in=part)
     except FloatingPointError as error:
         return f"FloatingPointError: {error}"
 
