@@ -39,7 +39,7 @@ def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_texts", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--num_images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--num_images", type=int, nargs="+", default=[100_000, 500_000])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_memory.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as lanes:
