@@ -214,6 +214,8 @@ class MofiTrainer(ResumableTrainer):
             self._is_usable(torch.stack([value.float().to(self.args.device) for value in sums]), what="gradient")
         if self._skips_step:
             self.optimizer.zero_grad()
+            if self.weight_average is not None:
+                self.weight_average.skips_step = True
             self._skips_step = False
         return grad_norm
 

@@ -24,6 +24,7 @@ class WeightAverage(TrainerCallback):
 
     def __init__(self, decay: float):
         self.decay = decay
+        self.skips_step = False  # Set where the next optimizer step changes no weight.
 
     @torch.no_grad()
     def start(self, model: MofiForPreTraining) -> None:
@@ -40,7 +41,10 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Moves the average towards the weights; called by the Trainer."""
+        """Moves the average towards the weights, unless the step is skipped; called by the Trainer."""
+        if self.skips_step:
+            self.skips_step = False
+            return
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         get_ema_multi_avg_fn(decay)(self.averages, own_shards(self.parameters.values()), None)
 

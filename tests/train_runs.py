@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import transformers
 from safetensors.torch import load_file
 
@@ -46,17 +48,17 @@ def run(
     arguments: list[str],
     *,
     kill_at_step: int | None = None,
-    kill_at_file: str | None = None,
+    cut_file: tuple[str, int] | None = None,
     nan_at_step: int | None = None,
-    nan_in: str = "loss",
+    nan_in: str = "pixels",
 ) -> dict[str, Any]:
     """Runs train.py here; returns the losses by step and the positions that were collated in this process.
 
     Args:
         kill_at_step: Sends SIGKILL to this process once that many steps are done and saved.
-        kill_at_file: Does so as soon as a file of this name is there in the checkpoint after that step, instead.
-        nan_at_step: Makes something of the batch after that many steps not finite.
-        nan_in: The pixels and with them the "loss", or the "gradient" of one weight alone.
+        cut_file: Path and size: has the system end this process where it writes more than that to that file.
+        nan_at_step: Makes something not finite after that many steps, on the last process alone.
+        nan_in: What: "pixels", "loss" (the entity loss), "gradient" (of one weight) or "head gradient".
     """
     positions: list[int] = []
     collate = training_data_mofi.MofiDataCollator.__call__
@@ -66,12 +68,12 @@ def run(
         return collate(collator, rows)
 
     training_data_mofi.MofiDataCollator.__call__ = note_positions
-    if kill_at_file is not None:
-        kill_on_file(f"checkpoint-{kill_at_step}", kill_at_file)
-    elif kill_at_step is not None:
+    if kill_at_step is not None:
         kill_after(kill_at_step)
+    if cut_file is not None:
+        cut(*cut_file)
     if nan_at_step is not None:
-        spoil_batch(nan_at_step, nan_in)
+        spoil(nan_at_step, nan_in)
     train.main(arguments)
     output_dir = Path(next(flag.split("=")[1] for flag in arguments if flag.startswith("--output_dir=")))
     if os.environ.get("RANK", "0") != "0":
@@ -96,27 +98,48 @@ def kill_after(num_steps: int) -> None:
     trainer_mofi.MofiTrainer.__init__ = add_killer
 
 
-def kill_on_file(folder: str, name: str) -> None:
-    def kill(event: str, details: tuple[Any, ...]) -> None:
-        # At whatever file is opened next.
-        if event == "open" and folder in str(details[0]) and (Path(str(details[0])).parent / name).exists():
-            os.kill(os.getpid(), signal.SIGKILL)
+def cut(path: str, size: int) -> None:
+    def limit(event: str, details: tuple[Any, ...]) -> None:
+        if event == "open" and str(details[0]) == path and "w" in str(details[1]):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    sys.addaudithook(kill)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and would raise an error instead.
+    announce_tensor_files()
+    sys.addaudithook(limit)
 
 
-def spoil_batch(step: int, part: str) -> None:
-    compute_loss = trainer_mofi.MofiTrainer.compute_loss
+def announce_tensor_files() -> None:
+    """Raises Python's audit event for the files that safetensors opens without Python."""
+    serialize = safetensors.torch.serialize_file
 
-    def compute(trainer: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        if trainer.state.global_step == step and part == "loss":
-            inputs["pixel_values"] = inputs["pixel_values"] * float("nan")
-        elif trainer.state.global_step == step:
-            weight = trainer.pretraining_model.mofi.visual_projection.weight
-            hook = weight.register_hook(lambda gradient: [gradient * float("nan"), hook.remove()][0])
-        return compute_loss(trainer, model, inputs, **kwargs)
+    def announce(tensors: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        sys.audit("open", str(path), "w", 0)
+        serialize(tensors, path, *args, **kwargs)
 
-    trainer_mofi.MofiTrainer.compute_loss = compute
+    safetensors.torch.serialize_file = announce
+
+
+def spoil(step: int, part: str) -> None:
+    set_up = trainer_mofi.MofiTrainer.__init__
+
+    def add_hooks(trainer: Any, model: Any, **kwargs: Any) -> None:
+        def spoilt(values: Any) -> Any:
+            is_last = trainer.args.process_index == trainer.args.world_size - 1
+            return values * float("nan") if is_last and trainer.state.global_step == step else values
+
+        set_up(trainer, model, **kwargs)
+        if part == "pixels":
+            model.register_forward_pre_hook(
+                lambda _, args, inputs: (args, {**inputs, "pixel_values": spoilt(inputs["pixel_values"])}),
+                with_kwargs=True,
+            )
+        elif part == "loss":
+            model.entity_head.register_forward_hook(lambda _, args, loss: spoilt(loss))
+        else:
+            weight = model.entity_head.weight if part == "head gradient" else model.mofi.visual_projection.weight
+            weight.register_hook(spoilt)
+
+    trainer_mofi.MofiTrainer.__init__ = add_hooks
 
 
 def saved_tensors(folder: Path) -> dict[str, Any]:
