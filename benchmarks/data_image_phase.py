@@ -77,7 +77,7 @@ def plan_scoring(folder: Path, filter_model: str, *, num_images: int, batch_size
     build = plan_generated(pairs, output, knowledge_base, **options)
     linking = link_phase(build)
     run_phase(linking, single_shards(build.shards), engine=Engine())
-    embed_found_entities(build, linking)
+    embed_found_entities(build, linking, engine=Engine())
     scoring, numbers = score_phase(build), itertools.count()
 
     def run() -> None:

@@ -83,7 +83,7 @@ def measure_images(
     )
     linking = link_phase(build)
     run_phase(linking, single_shards(build.shards), engine=engines[1])
-    embed_found_entities(build, linking)
+    embed_found_entities(build, linking, engine=Engine())
     return compare(score_phase(build), score_groups(build), engines, num_pairs=args.num_images, args=args)
 
 

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,25 +33,30 @@ from data_scripts.build_arguments import (
     SourceArguments,
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.build_phases import Build, filter_phase, link_phase, score_groups, score_phase
-from data_scripts.choose_thresholds import choose_thresholds
+from data_scripts.build_phases import Build, link_phase, score_groups, score_phase
 from data_scripts.count_aliases import count_aliases, write_text_statistics
-from data_scripts.dataset_card import BuildResult, write_card
-from data_scripts.embed_entities import embed_entities
-from data_scripts.engines import Engine, run_phase, run_tasks
-from data_scripts.files import hash_settings, try_read_json, write_json, write_whole
+from data_scripts.dataset_card import BuildResult
+from data_scripts.embed_entities import EmbedBlock, embed_entities, join_blocks, write_entity_ids
+from data_scripts.engines import Engine, run_job, run_phase
+from data_scripts.files import hash_settings, remove_siblings, try_read_json, write_json
+from data_scripts.finish_build import finish_build, nothing_left
+from data_scripts.job_array import OthersAtWork
 from data_scripts.knowledge_base import open_knowledge_base
-from data_scripts.label_entities import LabelOptions, LabelSummary, label_entities
-from data_scripts.plan_shards import SourceOptions, keep_column_types, plan_shards
-from data_scripts.publish_shards import PublishJob, plan_outputs, write_entities
-from data_scripts.push_to_hub import push_to_hub
+from data_scripts.plan_shards import SourceOptions, check_files, keep_column_types, plan_shards
 from data_scripts.read_pairs import read_pairs
-from data_scripts.report import write_report
-from data_scripts.run_shards import Group, Phase, log_stages, single_shards, sum_manifests, wait_for_shards
+from data_scripts.run_shards import Group, Phase, is_done, log_stages, single_shards, sum_manifests
 from modeling_mofi.recipe_parser import parse_recipe
 
 
 logger = logging.getLogger(__name__)
+
+# Folders with what a stage and its preparation leave.
+FOLDERS = {
+    "link_entities": ("count_aliases", "link_entities"),
+    "score_entities": ("embed_entities", "score_entities"),
+    "filter_entities": ("choose_thresholds", "filter_entities"),
+    "label_entities": ("count_entities", "label_entities", "publish_shards"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,17 +92,16 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
 
 def run_build(build: Build, *, engine: Engine) -> BuildResult | None:
     """Runs the phases one after another."""
-    linking = link_phase(build)
-    if not run_share(linking, single_shards(build.shards), build, engine=engine):
+    try:
+        linking = link_phase(build)
+        run_share(linking, single_shards(build.shards), build, engine=engine)
+        embed_found_entities(build, linking, engine=engine)
+        scoring = score_phase(build)
+        run_share(scoring, score_groups(build), build, engine=engine)
+        return finish_build(build, linking, scoring, engine=engine)
+    except OthersAtWork as message:
+        logger.info("%s", message)
         return None
-    embed_found_entities(build, linking)
-    scoring = score_phase(build)
-    if not run_share(scoring, score_groups(build), build, engine=engine):
-        return None
-    if build.args.run.shard_index not in (None, 0):
-        logger.info("all shards are scored; task 0 of the array writes the data set")
-        return None
-    return finish_build(build, linking, scoring, engine=engine)
 
 
 def plan_build(args: BuildArguments) -> Build:
@@ -113,8 +118,7 @@ def plan_build(args: BuildArguments) -> Build:
     shards = plan_shards(
         source.pairs, image_column=source.image_column, alt_text_column=source.alt_text_column, options=options
     )
-    # Asking for the types also checks, before any work, that the columns are there.
-    keep_column_types(shards[0], [source.image_column, source.alt_text_column])
+    check_files(shards, [source.image_column, source.alt_text_column, *options.other_columns])
     keep_columns = keep_column_types(shards[0], source.keep_columns)
     folder = args.link.knowledge_base
     if Path(folder).is_file():
@@ -147,7 +151,8 @@ def check_directory(build: Build) -> None:
     restart = build.args.run.restart_from
     if restart is not None:
         for stage in STAGES[STAGES.index(restart) :]:
-            shutil.rmtree(build.stages_dir / stage, ignore_errors=True)
+            for folder in FOLDERS[stage]:
+                shutil.rmtree(build.stages_dir / folder, ignore_errors=True)
     found = try_read_json(path)
     phases = ("link_entities", "score_entities")
     redone = phases[phases.index(restart) :] if restart in phases else ()
@@ -196,152 +201,54 @@ def sample_texts(build: Build, *, limit: int) -> Iterator[str]:
                 break
 
 
-def run_share(phase: Phase, groups: list[Group], build: Build, *, engine: Engine) -> bool:
-    """Runs this task's groups of shards of a phase; whether the shards of all tasks are then done."""
-    run = build.args.run
+def run_share(phase: Phase, groups: list[Group], build: Build, *, engine: Engine) -> None:
+    """Runs this task's groups of shards of a phase and waits for those of the other tasks.
+
+    Raises:
+        OthersAtWork: If some of them are late.
+    """
     started = time.perf_counter()
-    run_phase(phase, groups if run.shard_index is None else groups[run.shard_index :: run.num_shards], engine=engine)
-    missing = wait_for_shards(phase, build.shards, timeout_seconds=run.wait_seconds)
-    if missing:
-        logger.info(
-            "%s: %d of %d shards of other tasks are not done yet (first %d). Run this again when they are, or give "
-            "--wait_seconds.",
-            phase.name,
-            len(missing),
-            len(build.shards),
-            missing[0],
-        )
-        return False
+    run_phase(phase, build.array.share(groups), engine=engine)
+    build.array.wait(partial(is_done, phase), build.shards, name=phase.name)
     log_stages(sum_manifests(phase, build.shards), seconds=time.perf_counter() - started)
-    return True
 
 
-def embed_found_entities(build: Build, linking: Phase) -> None:
+def embed_found_entities(build: Build, linking: Phase, *, engine: Engine) -> None:
     """Runs `embed_entities` on the candidates of the text phase, unless its result is there.
 
     Raises:
         ValueError: If the text phase found no entity.
+        OthersAtWork: If another task of the array embeds them.
     """
-    marker = build.text_embeddings / "manifest.json"
-    if try_read_json(marker) == build.config_hash("score_entities"):
+    array, folder = build.array.for_short_work, build.text_embeddings
+    options = build.args.filter
+    job = EmbedBlock(folder, build.knowledge_base, options.filter_model, options.entity_template)
+    listed, joined = folder / "entity_ids.json", folder / "embeddings.npy"
+    if joined.is_file():
         return
+    started = time.perf_counter()
+    if array.is_first:
+        found = find_entities(build, linking)
+        if not found:
+            raise ValueError(nothing_left(linking, build))
+        remove_siblings(folder)
+        write_entity_ids(found, folder)
+    array.wait(Path.is_file, [listed], name="the list of entities")
+    embed_entities(job, run=partial(run_job, engine=engine, array=array, uses_gpu=True))
+    if array.is_first:
+        join_blocks(job)
+        logger.info("embed_entities: %s entities in %.1f s", f"{len(found):,}", time.perf_counter() - started)
+    array.wait(Path.is_file, [joined], name="the embeddings of entities")
+
+
+def find_entities(build: Build, linking: Phase) -> set[str]:
+    """Ids of all candidates of the text phase."""
     found: set[str] = set()
     for shard in build.shards:
         column = pq.read_table(linking.data_path(shard.index), columns=["candidates"])["candidates"]
         ids = pa.compute.struct_field(pa.compute.list_flatten(column), "entity_id")
         found.update(ids.unique().to_pylist())
-    if not found:
-        raise ValueError(nothing_left(linking, build))
-    started = time.perf_counter()
-    embed_entities(
-        found,
-        knowledge_base=build.knowledge_base,
-        filter_model=build.args.filter.filter_model,
-        template=build.args.filter.entity_template,
-        folder=build.text_embeddings,
-    )
-    write_json(marker, build.config_hash("score_entities"))
-    logger.info("embed_entities: %s entities in %.1f s", f"{len(found):,}", time.perf_counter() - started)
-
-
-def nothing_left(phase: Phase, build: Build) -> str:
-    """Says where the rows went."""
-    stages = sum_manifests(phase, build.shards)["stages"]
-    lines = [
-        f"{name} {counts['rows_in']:,} in, {counts['rows_out']:,} out {counts['dropped']}"
-        for name, counts in stages.items()
-    ]
-    return f"no row is left after {phase.name}: {'; '.join(lines)}. Check columns, knowledge base, thresholds."
-
-
-def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine) -> BuildResult:
-    """Filters, labels, writes the data set, its card and its report."""
-    started = time.perf_counter()
-    thresholds, histogram = choose_thresholds(build, engine=engine)
-    if histogram.counts.sum() == 0:
-        raise ValueError(nothing_left(scoring, build))
-    filtering = filter_phase(build, thresholds)
-    run_phase(filtering, single_shards(build.shards), engine=engine)
-    summary = write_labels(build, filtering)
-    if summary.entities.num_rows == 0:
-        raise ValueError(
-            f"no entity has {build.args.label.min_images_per_entity} images after filter_entities (threshold "
-            f"{thresholds.default:.4f}). Lower min_images_per_entity or the threshold, or give more pairs."
-        )
-    publish(build, summary, engine=engine)
-    totals = {"stages": {}, "notes": {}}
-    for phase in (linking, scoring, filtering):
-        found = sum_manifests(phase, build.shards)
-        totals["stages"] |= found["stages"]
-        totals["notes"] |= found["notes"]
-    rows_in = totals["stages"]["filter_entities"]["rows_out"]
-    totals["stages"]["label_entities"] = {
-        "rows_in": rows_in,
-        "rows_out": sum(summary.rows.values()),
-        "dropped": summary.dropped,
-    }
-    last = {name: totals["stages"][name] for name in ("filter_entities", "label_entities")}
-    log_stages({"stages": last, "notes": {}}, seconds=time.perf_counter() - started)
-    result = BuildResult(build, summary, totals, thresholds, histogram)
-    write_card(result)
-    write_report(result)
-    logger.info(
-        "%s images, %s entities in %s; look at %s",
-        f"{sum(summary.rows.values()):,}",
-        f"{summary.entities.num_rows:,}",
-        build.output_dir,
-        build.output_dir / "report.html",
-    )
-    run = build.args.run
-    if run.push_to_hub is not None:
-        push_to_hub(build.output_dir, run.push_to_hub, private=run.private, build_id=build.build_id)
-    return result
-
-
-def write_labels(build: Build, filtering: Phase) -> LabelSummary:
-    """Runs the reduction over the filtered shards."""
-    folder = build.stages_dir / "label_entities"
-    label = build.args.label
-
-    def read_tables() -> Iterator[pa.Table]:
-        return (pq.read_table(filtering.data_path(shard.index)) for shard in build.shards)
-
-    def write(position: int, table: pa.Table) -> None:
-        with write_whole(folder / f"{build.shards[position].index:06d}.parquet") as temporary:
-            pq.write_table(table, temporary)
-
-    options = LabelOptions(
-        min_images=label.min_images_per_entity,
-        max_images=label.max_images_per_entity,
-        validation_fraction=label.validation_fraction,
-        seed=label.seed,
-    )
-    return label_entities(read_tables, kb=open_knowledge_base(build.knowledge_base), options=options, write=write)
-
-
-def publish(build: Build, summary: LabelSummary, *, engine: Engine) -> None:
-    """Writes the published files and takes away those of an earlier labelling."""
-    labelled = build.stages_dir / "label_entities"
-    indices = [shard.index for shard in build.shards]
-    files = plan_outputs(labelled, indices, rows_per_file=build.args.label.rows_per_file)
-    data = build.output_dir / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    names = {file.name for file in files}
-    # Files of an earlier labelling, and what a build that was killed left half written.
-    for path in [path for path in data.iterdir() if path.name not in names] + [*build.stages_dir.rglob("*.tmp.*")]:
-        path.unlink()
-    job = PublishJob(
-        scored=build.stages_dir / "score_entities",
-        labelled=labelled,
-        shard_indices=tuple(indices),
-        data=data,
-        manifests=build.stages_dir / "publish_shards",
-        knowledge_base=build.knowledge_base,
-        keep_columns=build.keep_columns,
-        build_id=build.build_id,
-    )
-    run_tasks(job, files, engine=engine, name="publish_shards")
-    write_entities(summary.entities, build.output_dir / "entities.parquet", build_id=build.build_id)
+    return found
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from data_scripts.decode_images import decode_images
 from data_scripts.files import hash_file, hash_settings
 from data_scripts.filter_entities import Thresholds, filter_entities
 from data_scripts.filter_model import prepare_image
+from data_scripts.job_array import JobArray
 from data_scripts.knowledge_base import open_knowledge_base, read_manifest
 from data_scripts.link_entities import link_entities
 from data_scripts.link_evidence import LinkWeights
@@ -67,8 +68,19 @@ class Build:
 
     @property
     def text_embeddings(self) -> Path:
-        """Folder of `embed_entities`."""
-        return self.stages_dir / "embed_entities"
+        """Folder of `embed_entities`, another one for other entities, another template or model."""
+        return self.stages_dir / "embed_entities" / self.config_hash("score_entities")[:16]
+
+    @property
+    def labels(self) -> Path:
+        """Folder of what `label_entities` counts, another one for other thresholds or options."""
+        return self.stages_dir / "count_entities" / self.build_id
+
+    @property
+    def array(self) -> JobArray:
+        """This task's place among those that build the data set."""
+        run = self.args.run
+        return JobArray(run.num_shards, run.shard_index, run.wait_seconds)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, object]]:

@@ -1,14 +1,13 @@
 """Counts the similarities of the chosen entities, shard by shard, and turns fractions to keep into thresholds."""
 
-import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_scripts.build_phases import Build, entity_types, read_scored, score_phase
-from data_scripts.engines import Engine, run_tasks
-from data_scripts.files import hash_settings, write_whole
+from data_scripts.files import hash_settings, remove_siblings, write_whole
 from data_scripts.filter_entities import HISTOGRAM_BINS, SimilarityHistogram, Thresholds, choose_entities
 from data_scripts.schema import Shard
 
@@ -28,14 +27,17 @@ class CountJob:
     knowledge_base: str
     disambiguation: str
     types: tuple[str, ...]
+    name: str = "choose_thresholds"
 
     def path(self, shard: Shard) -> Path:
         """File of a shard."""
         return self.folder / f"{shard.index:06d}.npz"
 
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard is counted."""
+        return self.path(shard).is_file()
+
     def __call__(self, shard: Shard) -> None:
-        if self.path(shard).is_file():
-            return
         histograms = [SimilarityHistogram() for _ in (None, *self.types)]
         trials = wins = 0
         for batch in read_scored(shard, scored=self.scored):
@@ -69,8 +71,14 @@ class CountJob:
         return histograms
 
 
-def choose_thresholds(build: Build, *, engine: Engine) -> tuple[Thresholds, SimilarityHistogram]:
-    """The thresholds, from the settings or from the similarities of all shards; and those similarities, counted."""
+def choose_thresholds(
+    build: Build, *, run: Callable[[CountJob, Sequence[Shard]], None]
+) -> tuple[Thresholds, SimilarityHistogram]:
+    """The thresholds, from the settings or from the similarities of all shards; and those similarities, counted.
+
+    Args:
+        run: Calls a job on shards and returns when they are done.
+    """
     options = build.args.filter
     fractions = build.args.numbers_by_type("keep_fraction_by_type")
     settings = [build.config_hash("score_entities"), build.args.link.disambiguation, sorted(fractions)]
@@ -82,10 +90,8 @@ def choose_thresholds(build: Build, *, engine: Engine) -> tuple[Thresholds, Simi
         disambiguation=build.args.link.disambiguation,
         types=tuple(sorted(fractions)),
     )
-    for other in folder.glob("*"):
-        if other != job.folder:
-            shutil.rmtree(other)
-    run_tasks(job, build.shards, engine=engine, name="choose_thresholds")
+    remove_siblings(job.folder)
+    run(job, build.shards)
     histogram, *of_types = job.add_up(build.shards)
     default = options.min_similarity
     if default is None and histogram.counts.any():

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
+from data_scripts.job_array import JobArray
 from data_scripts.run_shards import Group, Phase, read_manifest, run_group
 
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("local", "ray")
+SILENT_SECONDS = 5.0
 Item = TypeVar("Item")
 
 
@@ -118,12 +119,38 @@ def run_phase(phase: Phase, groups: Sequence[Group], *, engine: Engine) -> None:
     run_tasks(partial(run_group, phase), pending, engine=engine, name=phase.name, uses_gpu=phase.uses_gpu)
 
 
+class Job(Protocol[Item]):
+    """Work on items, each of which leaves a file; a call does one.
+
+    Attributes:
+        name: For progress and messages.
+    """
+
+    name: str
+
+    def __call__(self, item: Item) -> None: ...
+
+    def is_done(self, item: Item) -> bool:
+        """Whether the file of an item is there."""
+
+
+def run_job(job: Job[Item], items: Sequence[Item], *, engine: Engine, array: JobArray, uses_gpu: bool = False) -> None:
+    """Does this task's share of what is not done, and waits for the other tasks of the array.
+
+    Raises:
+        OthersAtWork: If some of them are late.
+    """
+    pending = [item for item in array.share(items) if not job.is_done(item)]
+    run_tasks(job, pending, engine=engine, name=job.name, uses_gpu=uses_gpu)
+    array.wait(job.is_done, items, name=job.name)
+
+
 def run_tasks(
     function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine, name: str, uses_gpu: bool = False
 ) -> None:
-    """Calls a function on every item, in any order, with a progress bar."""
+    """Calls a function on every item, in any order, with a progress bar if it takes long."""
     done = engine.run(function, items, uses_gpu=uses_gpu)
-    for _ in tqdm(done, total=len(items), desc=name, unit="shard", disable=len(items) < 2):
+    for _ in tqdm(done, total=len(items), desc=name, unit="shard", delay=SILENT_SECONDS):
         pass
 
 

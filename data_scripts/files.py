@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 HEAD_BYTES = 1 << 20
@@ -57,6 +60,21 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes a NumPy array in one piece."""
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def remove_siblings(folder: Path) -> None:
+    """Removes what lies beside a folder: the work of other settings."""
+    for other in folder.parent.glob("*"):
+        if other.is_file():
+            other.unlink(missing_ok=True)
+        elif other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

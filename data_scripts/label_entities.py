@@ -1,22 +1,34 @@
 """Counts entities over all rows, drops rare ones, numbers the rest and divides the rows into splits.
 
-A reduction over the whole data set, not a batch stage: it reads the small files of `filter_entities`, in the order of
-the shards, and holds a few numbers per entity and none per row.
+A reduction over the whole data set, not a batch stage. Every shard is mapped to a few small arrays, the arrays of all
+shards are reduced to a few numbers per entity, and these decide about a row without a look at any other row: shards
+may be labelled in any order and by any number of processes and machines, and always in the same way.
+
+    count_images        ->  number_entities     which entities have enough images, numbered by their ids
+    draw_images         ->  limit_hashes        of an entity with too many, the images with the smallest hashes stay
+    count_validation    ->  keep_in_train       entities of which a validation split would leave too few images
+    label_rows                                  the labelled rows
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from data_scripts.files import write_array
 from data_scripts.knowledge_base import KnowledgeBase
 from data_scripts.schema import ENTITIES_TABLE, labelled_schema
 
 
-# One table per shard, with columns image_id, row, entities.
-ReadTables = Callable[[], Iterable[pa.Table]]
+# A little more and less than the share of hashes that fills the cap; beyond six deviations nothing is ever found.
+DEVIATIONS = 6
+ALL_HASHES = 2**64 - 1
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,8 @@ class LabelOptions:
     Attributes:
         min_images: Entities with fewer images are dropped (before the cap and the split).
         max_images: Entities with more keep this many, chosen by a hash; None keeps all.
-        validation_fraction: Of the rows; a row whose entities would be left with fewer than `min_images` in train
-            stays there.
+        validation_fraction: Of the rows, chosen by a hash. Entities of which this would leave fewer than `min_images`
+            in train stay there with all their rows.
         seed: Of the hashes.
     """
 
@@ -37,119 +49,251 @@ class LabelOptions:
     seed: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class LabelSummary:
-    """What the reduction did."""
+    """What the reduction did.
+
+    Attributes:
+        entities: As in `entities.parquet`.
+        rows_by_shard: Rows of each split, by index of the shard.
+        dropped: Rows by reason.
+    """
 
     entities: pa.Table
-    rows: dict[str, int] = field(default_factory=dict)
+    rows_by_shard: dict[int, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        counted = self.rows_by_shard.values()
+        return {split: sum(rows.get(split, 0) for rows in counted) for split in ("train", "validation")}
 
-def label_entities(
-    read_tables: ReadTables, *, kb: KnowledgeBase, options: LabelOptions, write: Callable[[int, pa.Table], None]
-) -> LabelSummary:
-    """Labels all rows.
 
-    Args:
-        read_tables: Gives the shards' tables from the start each time it is called.
-        write: Takes the position of a shard and its labelled rows.
+@dataclass(frozen=True)
+class Labels:
+    """What decides about the rows, memory-mapped from a folder; what is not written yet lets everything pass.
 
-    Returns:
-        The entities table, row i with label i, ordered by entity_id; and counts of rows.
+    Attributes:
+        entity_ids: UTF-8, ascending; row i has label i, [C].
+        images: Images of each entity, before the cap, [C].
+        max_hashes: Largest hash of an image that stays, uint64 [C].
+        kept: Images of each entity, after the cap, [C].
+        stays_in_train: Whether the rows of an entity stay in train, [C].
     """
-    counts = count_entities(read_tables())
-    label_of = number_entities(counts, min_images=options.min_images)
-    images = np.array([counts[entity_id] for entity_id in label_of], dtype=np.int64)
-    sampler = Sampler(images, options)
-    kept_counts = np.zeros(len(label_of), dtype=np.int64)
-    summary = LabelSummary(ENTITIES_TABLE.empty_table(), {"train": 0, "validation": 0}, {})
-    for position, table in enumerate(read_tables()):
-        rows = list(label_rows(table, label_of, sampler, dropped=summary.dropped))
-        for row in rows:
-            summary.rows[row["split"]] += 1
-            kept_counts[row["entity_labels"]] += 1
-        write(position, pa.Table.from_pylist(rows, schema=labelled_schema()))
-    summary.entities = entities_table(list(label_of), kept_counts, kb)
-    return summary
+
+    entity_ids: np.ndarray
+    images: np.ndarray
+    max_hashes: np.ndarray
+    kept: np.ndarray
+    stays_in_train: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> "Labels":
+        """Maps the arrays that are there."""
+        entity_ids, images = open_array(folder / "entity_ids.npy"), open_array(folder / "images.npy")
+        everything = {
+            "max_hashes": np.broadcast_to(np.uint64(ALL_HASHES), len(images)),
+            "kept": images,
+            "stays_in_train": np.broadcast_to(np.False_, len(images)),
+        }
+        found = {name: open_array(folder / f"{name}.npy") for name in everything if has_array(folder, name)}
+        return cls(entity_ids, images, **everything | found)
+
+    def of(self, entity_ids: Iterable[str]) -> np.ndarray:
+        """Labels of entity ids; -1 for an entity that was dropped."""
+        wanted = np.array([entity_id.encode() for entity_id in entity_ids], dtype=np.bytes_)
+        if len(self.entity_ids) == 0 or len(wanted) == 0:
+            return np.full(len(wanted), -1)
+        # Of one type, or NumPy would convert all the entities; an id that is cut so is equal to none below.
+        same = wanted.astype(self.entity_ids.dtype)
+        found = np.minimum(np.searchsorted(self.entity_ids, same), len(self.entity_ids) - 1)
+        return np.where(self.entity_ids[found] == wanted, found, -1)
 
 
-def count_entities(tables: Iterable[pa.Table]) -> dict[str, int]:
-    """Images per entity; an entity counts once in a row."""
-    counts: dict[str, int] = {}
-    for table in tables:
-        flat = pa.compute.list_flatten(table["entities"])
-        for found in pa.compute.value_counts(pa.compute.struct_field(flat, "entity_id")).to_pylist():
-            counts[found["values"]] = counts.get(found["values"], 0) + found["counts"]
-    return counts
+def has_array(folder: Path, name: str) -> bool:
+    """Whether an array was written."""
+    return (folder / f"{name}.npy").is_file()
 
 
-def number_entities(counts: dict[str, int], *, min_images: int) -> dict[str, int]:
+def open_array(path: Path) -> np.ndarray:
+    """Maps an array; an empty one cannot be mapped and is read."""
+    return np.load(path, mmap_mode="r" if path.stat().st_size > 256 else None)
+
+
+def write_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays for `Labels`."""
+    for name, array in arrays.items():
+        write_array(folder / f"{name}.npy", array)
+
+
+# Entities that have enough images
+
+
+def count_images(table: pa.Table) -> Arrays:
+    """Images per entity of a shard; an entity counts once in a row."""
+    counts = pc.value_counts(pc.struct_field(pc.list_flatten(table["entities"]), "entity_id"))
+    ids = [entity_id.encode() for entity_id in counts.field("values").to_pylist()]
+    return {"entity_ids": np.array(ids, dtype=np.bytes_), "images": counts.field("counts").to_numpy()}
+
+
+def number_entities(counted: Iterable[Arrays], *, min_images: int) -> Arrays:
     """Numbers the entities that have enough images, in the order of their ids: counts and shards do not matter."""
-    kept = sorted(entity_id for entity_id, count in counts.items() if count >= min_images)
-    return {entity_id: label for label, entity_id in enumerate(kept)}
+    totals: dict[bytes, int] = {}
+    for arrays in counted:
+        for entity_id, count in zip(arrays["entity_ids"].tolist(), arrays["images"].tolist(), strict=True):
+            totals[entity_id] = totals.get(entity_id, 0) + count
+    kept = sorted(entity_id for entity_id, count in totals.items() if count >= min_images)
+    images = np.array([totals[entity_id] for entity_id in kept], dtype=np.int64)
+    return {"entity_ids": np.array(kept, dtype=np.bytes_), "images": images}
 
 
-class Sampler:
-    """Decides, row by row in a fixed order, which of an entity's images stay and which row goes to validation."""
+# Images that stay when an entity has too many
 
-    def __init__(self, images: np.ndarray, options: LabelOptions) -> None:
-        self.options = options
-        self.room = images.copy() if options.max_images is None else np.minimum(images, options.max_images)
-        self.in_train = self.room.copy()
-        # A little more than the share that fills the cap: hashing alone would often stop short of it.
-        share = np.ones(len(images))
+
+def draw_images(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
+    """Hashes near the limit of the images of capped entities of a shard, and how many lie below them."""
+    rows = FlatRows.of(table, labels)
+    capped = np.flatnonzero((rows.labels >= 0) & (labels.images[rows.labels] > options.max_images))
+    drawn, hashes = rows.labels[capped], rows.image_hashes(capped, seed=options.seed)
+    low, high = hash_window(labels.images[drawn], max_images=options.max_images)
+    near = (hashes >= low) & (hashes < high)
+    below, num_below = np.unique(drawn[hashes < low], return_counts=True)
+    return {"labels": drawn[near], "hashes": hashes[near], "below": below, "num_below": num_below}
+
+
+def hash_window(images: np.ndarray, *, max_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds between which the hash of the last image that stays is found, uint64 like `images`."""
+    spread = DEVIATIONS * np.sqrt(max_images)
+    shares = [np.clip((max_images + side * spread) / np.maximum(images, 1), 0, 1) for side in (-1, 1)]
+    low, high = (np.minimum(share * 2.0**64, 2.0**64 - 2048).astype(np.uint64) for share in shares)
+    return low, high
+
+
+def limit_hashes(drawn: Iterable[Arrays], labels: Labels, *, max_images: int) -> Arrays:
+    """The largest hash that keeps at most `max_images` images of each entity, and how many it keeps."""
+    parts = list(drawn)
+    below = np.zeros(len(labels.images), dtype=np.int64)
+    for part in parts:
+        below[part["below"]] += part["num_below"]
+    owner = np.concatenate([part["labels"] for part in parts])
+    hashes = np.concatenate([part["hashes"] for part in parts])
+    order = np.lexsort((hashes, owner))
+    owner, hashes = owner[order], hashes[order]
+    low, _ = hash_window(labels.images, max_images=max_images)
+    max_hashes, kept = np.full(len(below), ALL_HASHES, dtype=np.uint64), np.array(labels.images)
+    edges = np.searchsorted(owner, np.arange(len(below) + 1))
+    for label in np.flatnonzero(labels.images > max_images):
+        found = hashes[edges[label] : edges[label + 1]]
+        room = min(len(found), max(0, max_images - int(below[label])))
+        # Rows of one image id have one hash: all of them stay, or none.
+        while 0 < room < len(found) and found[room] == found[room - 1]:
+            room -= 1
+        max_hashes[label] = found[room - 1] if room else max(int(low[label]), 1) - 1
+        kept[label] = below[label] + room
+    return {"max_hashes": max_hashes, "kept": kept}
+
+
+# Entities that are too rare for a validation split
+
+
+def count_validation(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
+    """Images per entity of a shard that the split would take."""
+    rows = FlatRows.of(table, labels)
+    kept = rows.kept(labels, options)
+    taken = kept & rows.is_drawn(options)[rows.owner]
+    found, images = np.unique(rows.labels[taken], return_counts=True)
+    return {"labels": found, "images": images}
+
+
+def keep_in_train(counted: Iterable[Arrays], labels: Labels, *, min_images: int) -> Arrays:
+    """Marks the entities of which the split would leave too few images in train."""
+    left = np.array(labels.kept)
+    for arrays in counted:
+        left[arrays["labels"]] -= arrays["images"]
+    return {"stays_in_train": left < min_images}
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class FlatRows:
+    """The entities of a shard's rows in one sequence.
+
+    Attributes:
+        image_ids: Of the rows, [R].
+        entities: Struct array, [K].
+        owner: Row of each entity, ascending, [K].
+        labels: Label of each entity, -1 if it was dropped, [K].
+    """
+
+    image_ids: list[str]
+    entities: pa.StructArray
+    owner: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, labels: Labels) -> "FlatRows":
+        """Flattens a filtered shard."""
+        column = table["entities"].combine_chunks()
+        entities = pc.list_flatten(column)
+        owner = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
+        return cls(table["image_id"].to_pylist(), entities, owner, labels.of(entities.field("entity_id").to_pylist()))
+
+    def image_hashes(self, positions: np.ndarray, *, seed: int) -> np.ndarray:
+        """Hashes of some entities with their images, uint64."""
+        ids = self.entities.field("entity_id").take(pa.array(positions)).to_pylist()
+        owners = self.owner[positions].tolist()
+        keys = (f"{seed} {entity_id} {self.image_ids[row]}" for entity_id, row in zip(ids, owners, strict=True))
+        return np.fromiter(map(hash_of, keys), dtype=np.uint64, count=len(positions))
+
+    def kept(self, labels: Labels, options: LabelOptions) -> np.ndarray:
+        """Whether each entity has a label and its image is among those that stay, [K]."""
+        kept = self.labels >= 0
         if options.max_images is not None:
-            share = (options.max_images + 4 * np.sqrt(options.max_images)) / np.maximum(images, 1)
-        self.share = share
+            capped = np.flatnonzero(kept & (labels.images[self.labels] > options.max_images))
+            hashes = self.image_hashes(capped, seed=options.seed)
+            kept[capped] = hashes <= labels.max_hashes[self.labels[capped]]
+        return kept
 
-    def takes(self, image_id: str, label: int) -> bool:
-        """Whether an image is among those of an entity that stay."""
-        if self.options.max_images is None or self.share[label] >= 1 and self.room[label] > 0:
-            self.room[label] -= 1
-            return True
-        if self.room[label] > 0 and hash_fraction(f"{self.options.seed} {label} {image_id}") < self.share[label]:
-            self.room[label] -= 1
-            return True
-        return False
-
-    def split_of(self, image_id: str, labels: list[int]) -> str:
-        """The split of a row; rare entities stay in train."""
-        fraction = self.options.validation_fraction
-        if fraction == 0 or hash_fraction(f"{self.options.seed} {image_id}") >= fraction:
-            return "train"
-        if any(self.in_train[label] <= self.options.min_images for label in labels):
-            return "train"
-        self.in_train[labels] -= 1
-        return "validation"
+    def is_drawn(self, options: LabelOptions) -> np.ndarray:
+        """Whether each row is among those from which the validation split is taken, [R]."""
+        if options.validation_fraction == 0:
+            return np.zeros(len(self.image_ids), dtype=bool)
+        limit = int(options.validation_fraction * 2**64)
+        return np.array([hash_of(f"{options.seed} {image_id}") < limit for image_id in self.image_ids], dtype=bool)
 
 
-def label_rows(
-    table: pa.Table, label_of: dict[str, int], sampler: Sampler, *, dropped: dict[str, int]
-) -> Iterator[dict[str, object]]:
-    """Rows of a shard that keep at least one entity."""
-    for image_id, row, entities in zip(
-        *(table[name].to_pylist() for name in ("image_id", "row", "entities")), strict=True
-    ):
-        numbered = [entity for entity in entities if entity["entity_id"] in label_of]
-        if not numbered:
-            dropped["entity too rare"] = dropped.get("entity too rare", 0) + 1
-            continue
-        kept = [entity for entity in numbered if sampler.takes(image_id, label_of[entity["entity_id"]])]
-        if not kept:
-            dropped["over the cap"] = dropped.get("over the cap", 0) + 1
-            continue
-        labels = [label_of[entity["entity_id"]] for entity in kept]
-        yield {"row": row, "split": sampler.split_of(image_id, labels), "entities": kept, "entity_labels": labels}
+def label_rows(table: pa.Table, *, labels: Labels, options: LabelOptions) -> tuple[pa.Table, dict[str, int]]:
+    """Rows of a shard that keep at least one entity, and how many do not, by reason."""
+    rows = FlatRows.of(table, labels)
+    kept = rows.kept(labels, options)
+    num_rows = len(rows.image_ids)
+    is_numbered = np.bincount(rows.owner, weights=rows.labels >= 0, minlength=num_rows) > 0
+    lengths = np.bincount(rows.owner, weights=kept, minlength=num_rows).astype(np.int64)
+    stays = np.bincount(rows.owner, weights=kept & labels.stays_in_train[rows.labels], minlength=num_rows) > 0
+    is_validation = rows.is_drawn(options) & ~stays
+    is_left = lengths > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[is_left])]).astype(np.int32))
+    columns = {
+        "row": table["row"].to_numpy()[is_left],
+        "split": np.where(is_validation, "validation", "train")[is_left],
+        "entities": pa.ListArray.from_arrays(offsets, rows.entities.filter(pa.array(kept))),
+        "entity_labels": pa.ListArray.from_arrays(offsets, pa.array(rows.labels[kept], pa.int64())),
+    }
+    dropped = {"entity too rare": int((~is_numbered).sum()), "over the cap": int((is_numbered & ~is_left).sum())}
+    return pa.table(columns, schema=labelled_schema()), {reason: num for reason, num in dropped.items() if num}
 
 
-def hash_fraction(key: str) -> float:
-    """A number in [0, 1) for a string, the same everywhere."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "big") / 2**64
+def hash_of(key: str) -> int:
+    """A number in [0, 2**64) for a string, the same everywhere."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "big")
 
 
-def entities_table(entity_ids: list[str], counts: np.ndarray, kb: KnowledgeBase) -> pa.Table:
+def entities_table(labels: Labels, kb: KnowledgeBase) -> pa.Table:
     """`entities.parquet`: row i is the entity with label i."""
+    entity_ids = [entity_id.decode() for entity_id in labels.entity_ids.tolist()]
     rows = kb.rows_of(entity_ids).tolist()
     return pa.table(
         {
@@ -157,7 +301,7 @@ def entities_table(entity_ids: list[str], counts: np.ndarray, kb: KnowledgeBase)
             "entity_id": entity_ids,
             "name": kb.column("name", rows),
             "description": kb.column("description", rows),
-            "count": counts,
+            "count": labels.kept,
         },
         schema=ENTITIES_TABLE,
     )

@@ -122,6 +122,21 @@ def format_of(paths: Sequence[str], source: str) -> str:
     return kinds.pop()
 
 
+def check_files(shards: Sequence[Shard], names: Sequence[str]) -> None:
+    """Looks for columns in the first row of every file, before any work is done.
+
+    Raises:
+        ValueError: With the file, the column it lacks and those it has.
+    """
+    previous = None
+    for shard in shards:
+        if shard.path != previous and shard.format in ("lines", "tar"):
+            reader = read_lines if shard.format == "lines" else read_tars
+            next(reader(shard, names=list(names), batch_size=1, rows=None), None)
+        previous = shard.path
+    keep_column_types(shards[0], names)
+
+
 def keep_column_types(shard: Shard, names: Sequence[str]) -> dict[str, pa.DataType]:
     """Arrow types of the columns that are passed through; text where the format has no types."""
     if shard.format == "parquet":
@@ -133,10 +148,6 @@ def keep_column_types(shard: Shard, names: Sequence[str]) -> dict[str, pa.DataTy
         if features is not None:
             check_columns(list(names), list(features), path=shard.path)
             return {name: plain_type(features.arrow_schema.field(name).type) for name in names}
-    if shard.format == "lines":
-        next(read_lines(shard, names=list(names), batch_size=1, rows=None), None)
-    if shard.format == "tar":
-        next(read_tars(shard, names=list(names), batch_size=1, rows=None), None)
     return dict.fromkeys(names, pa.string())
 
 

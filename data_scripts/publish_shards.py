@@ -1,9 +1,11 @@
 """Writes the published data set: Parquet files of even size, `entities.parquet`, and the schema that both carry."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import datasets
@@ -27,7 +29,7 @@ class OutputFile:
         split: `train` or `validation`.
         index: Of the file in its split.
         total: Files of the split.
-        parts: Position of a shard, and first and last (exclusive) of its rows of this split.
+        parts: Index of a shard, and first and last (exclusive) of its rows of this split.
     """
 
     split: str
@@ -43,23 +45,34 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class PublishJob:
-    """Everything a worker needs to write an output file; a call writes it."""
+    """Everything a worker needs to write an output file; a call writes it.
+
+    Attributes:
+        scored: Folder of the image phase.
+        labelled: Folder of labelled rows.
+    """
 
     scored: Path
     labelled: Path
-    shard_indices: tuple[int, ...]
     data: Path
     manifests: Path
     knowledge_base: str
     keep_columns: dict[str, pa.DataType]
     build_id: str
+    name: str = "publish_shards"
+
+    def manifest_path(self, file: OutputFile) -> Path:
+        """Manifest of an output file."""
+        return self.manifests / f"{file.name}.json"
+
+    def is_done(self, file: OutputFile) -> bool:
+        """Whether a file of this build is there."""
+        found, path = try_read_json(self.manifest_path(file)), self.data / file.name
+        is_ours = found is not None and found["build_id"] == self.build_id and path.is_file()
+        return is_ours and path.stat().st_size == found["bytes"]
 
     def __call__(self, file: OutputFile) -> None:
-        path, manifest = self.data / file.name, self.manifests / f"{file.name}.json"
-        found = try_read_json(manifest)
-        is_done = found is not None and found["build_id"] == self.build_id and path.is_file()
-        if is_done and path.stat().st_size == found["bytes"]:
-            return
+        path, manifest = self.data / file.name, self.manifest_path(file)
         manifest.unlink(missing_ok=True)
         self.write(file)
         write_json(manifest, {"build_id": self.build_id, "bytes": path.stat().st_size, "sha256": hash_file(path)})
@@ -69,8 +82,8 @@ class PublishJob:
         schema = with_features(published_schema(self.keep_columns), build_id=self.build_id)
         with write_whole(self.data / file.name) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             waiting: list[dict] = []
-            for position, start, stop in file.parts:
-                for row in self.rows(self.shard_indices[position], file.split, start, stop):
+            for shard, start, stop in file.parts:
+                for row in self.rows(shard, file.split, start, stop):
                     waiting.append(row)
                     if len(waiting) == ROW_GROUP_SIZE:
                         writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
@@ -109,32 +122,32 @@ def entity_names(knowledge_base: str, entity_id: str) -> tuple[str, str]:
     return kb.column("name", rows)[0], kb.column("description", rows)[0]
 
 
-def plan_outputs(labelled: Path, shard_indices: list[int], *, rows_per_file: int) -> list[OutputFile]:
-    """Divides the rows of each split into files, across shards, in order."""
+def plan_outputs(rows_by_shard: dict[int, dict[str, int]], *, rows_per_file: int) -> list[OutputFile]:
+    """Divides the rows of each split into files, across shards, in order.
+
+    Args:
+        rows_by_shard: Number of rows of each split, by index of the shard, ascending.
+    """
     files: list[OutputFile] = []
-    counts = {split: [] for split in SPLITS}
-    for shard in shard_indices:
-        column = pq.read_table(labelled / f"{shard:06d}.parquet", columns=["split"])["split"].to_pylist()
-        for split in SPLITS:
-            counts[split].append(column.count(split))
+    shards = list(rows_by_shard)
     for split in SPLITS:
-        total_rows = sum(counts[split])
-        num_files = -(-total_rows // rows_per_file)
-        bounds = [round(i * total_rows / num_files) for i in range(num_files + 1)] if num_files else []
-        for index in range(num_files):
-            parts = tuple(parts_between(counts[split], bounds[index], bounds[index + 1]))
+        offsets = [0, *accumulate(rows.get(split, 0) for rows in rows_by_shard.values())]
+        num_files = -(-offsets[-1] // rows_per_file)
+        bounds = [round(i * offsets[-1] / num_files) for i in range(num_files + 1)] if num_files else []
+        for index, (first, last) in enumerate(pairwise(bounds)):
+            parts = tuple(parts_between(shards, offsets, first, last))
             files.append(OutputFile(split, index, num_files, parts))
     return files
 
 
-def parts_between(counts: list[int], first: int, last: int) -> Iterator[tuple[int, int, int]]:
+def parts_between(shards: list[int], offsets: list[int], first: int, last: int) -> Iterator[tuple[int, int, int]]:
     """The shards, and rows in them, that rows `first` to `last` of a split come from."""
-    offset = 0
-    for position, count in enumerate(counts):
-        start, stop = max(first - offset, 0), min(last - offset, count)
+    position = bisect_right(offsets, first) - 1
+    while offsets[position] < last:
+        start, stop = max(first, offsets[position]), min(last, offsets[position + 1])
         if start < stop:
-            yield position, start, stop
-        offset += count
+            yield shards[position], start - offsets[position], stop - offsets[position]
+        position += 1
 
 
 def with_features(schema: pa.Schema, *, build_id: str) -> pa.Schema:

@@ -10,7 +10,6 @@ whoever runs it, and after whatever interruption, each image meets the same batc
 """
 
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -264,9 +263,9 @@ def read_manifest(phase: Phase, index: int) -> dict[str, Any] | None:
     return manifest if path.stat().st_size == manifest["bytes"] else None
 
 
-def unfinished_shards(phase: Phase, shards: Sequence[Shard]) -> list[int]:
-    """Shards without a valid manifest, for example those of other machines that are still at work."""
-    return [shard.index for shard in shards if read_manifest(phase, shard.index) is None]
+def is_done(phase: Phase, shard: Shard) -> bool:
+    """Whether a shard has a valid manifest, whoever wrote it."""
+    return read_manifest(phase, shard.index) is not None
 
 
 def sum_manifests(phase: Phase, shards: Sequence[Shard]) -> dict[str, Any]:
@@ -300,11 +299,3 @@ def log_stages(totals: dict[str, Any], *, seconds: float) -> None:
     for note, count in totals["notes"].items():
         logger.info("note: %s, %s rows", note, f"{count:,}")
     logger.info("%s took %.1f s", " + ".join(totals["stages"]), seconds)
-
-
-def wait_for_shards(phase: Phase, shards: Sequence[Shard], *, timeout_seconds: float) -> list[int]:
-    """Waits for other machines; returns the shards still missing when the time is up."""
-    deadline = time.monotonic() + timeout_seconds
-    while (missing := unfinished_shards(phase, shards)) and time.monotonic() < deadline:
-        time.sleep(min(5.0, max(0.1, deadline - time.monotonic())))
-    return missing

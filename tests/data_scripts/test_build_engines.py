@@ -50,6 +50,41 @@ def test_tasks_of_a_job_array_write_the_bytes_of_one_process(recipe, tmp_path):
     assert read_build(tmp_path / "a" / "i2e") == read_build(tmp_path / "b" / "i2e")
 
 
+@pytest.mark.timeout(120)
+def test_tasks_that_wait_for_one_another_share_every_step(recipe, tmp_path):
+    settings = {"rows_per_shard": 5, "rows_per_file": 2, "max_images_per_entity": 4, "validation_fraction": 0.2}
+    main(recipe(output_dir=tmp_path / "a" / "i2e", **settings))
+    folder = tmp_path / "b" / "i2e"
+    flags = recipe(output_dir=folder, num_shards=3, wait_seconds=60, **settings)
+    children = [run_in_child([*flags, "--shard_index", str(index)], tmp_path / f"{index}.log") for index in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert read_build(tmp_path / "a" / "i2e") == read_build(folder)
+    shares = [set((tmp_path / f"{index}.log").read_text().split()) for index in range(3)]
+    names = [path.name for path in (folder / "data").iterdir()]
+    assert len(names) > 5
+    for written in (names, [f"{index:06d}.json" for index in range(8)]):
+        assert [sum(name in share for share in shares) for name in written] == [1] * len(written)
+    assert not list(tmp_path.rglob("*.tmp.*"))
+
+
+def run_in_child(flags, log):
+    """Starts the build in a child that notes each Parquet file and manifest of labelled rows that it writes."""
+    child = os.fork()
+    if child:
+        return child
+    renamed = os.replace
+
+    def note(source, target):
+        renamed(source, target)
+        if "data" in str(target).split("/") or "stages/label_entities" in str(target):
+            with log.open("a") as file:
+                file.write(f"{os.path.basename(target)}\n")
+
+    os.replace = note
+    main(flags)
+    os._exit(0)
+
+
 def run_killed(flags, seconds):
     """Runs the build in a child that is killed after a while; whether it was still running then."""
     child = os.fork()

@@ -1,11 +1,14 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from tiny_build import BAD_IMAGES, error_of, make_pairs, read_build, write_entities, write_pairs
+from tiny_build import BAD_IMAGES, NOISE, encode, error_of, make_pairs, read_build, write_entities, write_pairs
 
+from data_scripts.build_arguments import STAGES
 from data_scripts.build_i2e import main
 
 
@@ -117,6 +120,20 @@ def test_restart_from_a_stage_does_what_depends_on_it_again(recipe, tmp_path):
     assert read_build(tmp_path / "i2e") == read_build(tmp_path / "fresh" / "i2e")
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_restart_with_the_same_settings_writes_everything_from_there_again(stage, recipe, tmp_path):
+    main(recipe())
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "i2e").rglob("*.*") if path.name != "settings.json"
+    }
+    content = read_build(tmp_path / "i2e")
+    main(recipe(restart_from=stage))
+    assert read_build(tmp_path / "i2e") == content
+    kept = {path.parts[len(tmp_path.parts) + 2] for path, time in before.items() if path.stat().st_mtime_ns == time}
+    assert kept & set(STAGES) == set(STAGES[: STAGES.index(stage)])
+    assert not any(name.endswith(".parquet") or name == "publish_shards" for name in kept)
+
+
 def test_another_threshold_scores_nothing_again(recipe, tmp_path):
     main(recipe())
     scored = tmp_path / "i2e" / "stages" / "score_entities"
@@ -197,6 +214,33 @@ def test_a_column_that_the_last_file_lacks_is_named_before_any_work(recipe, tmp_
     message = error_of(capsys, recipe(pairs=tmp_path / "part-*.parquet"))
     assert "part-1.parquet has no column 'licence'" in message
     assert not (tmp_path / "i2e").exists()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["tar", "jsonl", "csv"])
+def test_other_files_are_looked_at_before_any_work_too(kind, recipe, tmp_path, capsys):
+    columns = {"image": "a.png", "alt_text": "octopus", "licence": "CC0"}
+    for number, names in enumerate((list(columns), list(columns), ["image", "alt_text"])):
+        record = {name: columns[name] for name in names}
+        path = tmp_path / f"part-{number}.{kind}"
+        if kind == "tar":
+            write_tar(path, {"0.png": encode(NOISE, "PNG"), "0.json": json.dumps(record).encode()})
+        elif kind == "jsonl":
+            path.write_text(json.dumps(record) + "\n")
+        else:
+            path.write_text(f"{','.join(names)}\n{','.join(record.values())}\n")
+    message = error_of(capsys, recipe(pairs=tmp_path / f"part-*.{kind}", image_id_column=None))
+    assert f"part-2.{kind}" in message
+    assert "'licence'" in message
+    assert not (tmp_path / "i2e").exists()
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
 
 
 @pytest.mark.timeout(30)
