@@ -33,12 +33,13 @@ class LeadingCandidates:
         cls, flat: Candidates, logits: np.ndarray, kb: KnowledgeBase, *, num: int = NUM_LEADING
     ) -> "LeadingCandidates":
         """Takes the `num` candidates of each mention that score highest so far; the first of equals."""
-        order = np.lexsort((-logits, flat.mention))
-        mention = flat.mention[order]
-        rank = np.arange(len(order)) - flat.starts[mention]
-        leads = rank < num
         candidate = np.full((len(flat.text), num), -1)
-        candidate[mention[leads], rank[leads]] = order[leads]
+        left, starts = logits.copy(), flat.starts
+        # A maximum for each rank costs a fraction of what sorting all candidates does.
+        for rank in range(num):
+            best = first_of_equals(left, np.maximum.reduceat(left, starts), flat.mention)
+            candidate[flat.mention[best], rank] = best
+            left[best] = -np.inf
         embeddings = np.zeros((*candidate.shape, kb.embeddings.shape[1]), dtype=np.float32)
         exists = candidate >= 0
         embeddings[exists] = kb.embeddings[flat.entity[candidate[exists]]]
@@ -67,3 +68,16 @@ class LeadingCandidates:
         others = np.repeat(np.add.reduceat(expected, firsts, axis=0), counts, axis=0) - expected
         others[np.repeat(counts, counts) == 1] = 0
         return others / np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-6)
+
+
+def first_of_equals(logits: np.ndarray, highest: np.ndarray, mention: np.ndarray) -> np.ndarray:
+    """Place of the first candidate of each mention that has the mention's highest value, unless that is -inf.
+
+    Args:
+        logits: [K].
+        highest: Largest of the logits of each mention, [M].
+        mention: Mention of each candidate, ascending, [K].
+    """
+    equals = np.flatnonzero((logits == highest[mention]) & (logits > -np.inf))
+    owner = mention[equals]
+    return equals[np.r_[True, owner[1:] != owner[:-1]]] if len(equals) else equals

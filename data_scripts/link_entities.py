@@ -10,7 +10,7 @@ import numpy as np
 
 from data_scripts.count_aliases import TextStatistics, open_text_statistics
 from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
-from data_scripts.leading_candidates import LeadingCandidates
+from data_scripts.leading_candidates import LeadingCandidates, first_of_equals
 from data_scripts.link_evidence import Candidates, LinkWeights, TextWords, flatten_ranges, spelling_evidence
 from data_scripts.schema import DROP_REASON, Batch
 
@@ -125,7 +125,5 @@ def is_best(flat: Candidates, probability: np.ndarray) -> np.ndarray:
     """Whether each candidate is the likeliest of its mention; the first of equals."""
     best = np.zeros(len(probability), dtype=bool)
     if len(best):
-        highest = np.maximum.reduceat(probability, flat.starts)
-        equals = np.flatnonzero(probability == highest[flat.mention])
-        best[equals[np.unique(flat.mention[equals], return_index=True)[1]]] = True
+        best[first_of_equals(probability, np.maximum.reduceat(probability, flat.starts), flat.mention)] = True
     return best
