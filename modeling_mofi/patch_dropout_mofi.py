@@ -9,32 +9,44 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import CLIPVisionModel
 
 
 @contextmanager
 def keep_patches(vision_model: CLIPVisionModel, kept_patches: torch.Tensor | None) -> Iterator[None]:
-    """Lets the vision tower see only some patches of each image, and its class token.
+    """Lets a vision tower that is prepared for it see only some patches of each image, and its class token.
 
     Args:
         kept_patches: Their indices `[B, K]`, or None for all.
     """
-    if kept_patches is None:
-        yield
-        return
-
-    def keep(module: torch.nn.Module, inputs: tuple, embeddings: torch.Tensor) -> torch.Tensor:
-        places = torch.cat([kept_patches.new_zeros(len(kept_patches), 1), kept_patches + 1], dim=1)  # 0: class token.
-        return embeddings.gather(1, places[..., None].expand(-1, -1, embeddings.shape[2]))  # [B, 1 + K, H]
-
-    handle = embeddings_of(vision_model).register_forward_hook(keep)
+    embeddings = embeddings_of(vision_model)
+    embeddings.kept_patches = kept_patches
     try:
         yield
     finally:
-        handle.remove()
+        embeddings.kept_patches = None
 
 
-def embeddings_of(vision_model: CLIPVisionModel) -> torch.nn.Module:
+def prepare_for_kept_patches(vision_model: CLIPVisionModel) -> None:
+    """Lets `keep_patches` work on a vision tower, compiled or not; once, and before it is compiled.
+
+    A hook that came and went with the patches would be ignored by a compiled tower.
+    """
+    embeddings_of(vision_model).kept_patches = None
+    embeddings_of(vision_model).register_forward_hook(take_kept_patches)
+
+
+def take_kept_patches(module: nn.Module, inputs: tuple, embeddings: torch.Tensor) -> torch.Tensor:
+    """Takes the states of the class token and of the module's `kept_patches`, if it has any, `[B, 1 + K, H]`."""
+    kept = module.kept_patches
+    if kept is None:
+        return embeddings
+    places = torch.cat([kept.new_zeros(len(kept), 1), kept + 1], dim=1)  # 0: class token.
+    return embeddings.gather(1, places[..., None].expand(-1, -1, embeddings.shape[2]))
+
+
+def embeddings_of(vision_model: CLIPVisionModel) -> nn.Module:
     """The module that turns pixels into the states of the class token and of every patch."""
     return getattr(vision_model, "vision_model", vision_model).embeddings
 

@@ -12,7 +12,7 @@ from .configuration_mofi import MofiConfig
 from .entity_head_mofi import MofiEntityHead
 from .losses_mofi import contrastive_loss
 from .modeling_mofi import MofiModel, MofiPreTrainedModel, unit_length
-from .patch_dropout_mofi import keep_patches
+from .patch_dropout_mofi import keep_patches, prepare_for_kept_patches
 from .row_files_mofi import load_rows, num_saved_rows, save_rows
 
 
@@ -60,6 +60,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
     def __init__(self, config: MofiConfig, **head_settings: Any):
         super().__init__(config)
         self.mofi = MofiModel(config)
+        prepare_for_kept_patches(self.mofi.vision_model)
         self.entity_head = None
         if config.num_entities:
             self.entity_head = MofiEntityHead(config.num_entities, config.projection_dim, **head_settings)

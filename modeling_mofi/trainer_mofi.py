@@ -22,6 +22,7 @@ from .training_log_mofi import TrainingLog
 logger = logging.getLogger(__name__)
 
 MAX_LOGIT_SCALE = math.log(100)  # As in CLIP: a larger inverse temperature is unstable.
+MAX_GRAPHS = 64  # Of both towers: one for each kind of images, texts, batches, with and without gradient.
 
 
 class MofiTrainer(ResumableTrainer):
@@ -51,8 +52,7 @@ class MofiTrainer(ResumableTrainer):
         self.training_log = TrainingLog()
         self._skips_step = False
         if args.tower_compilation is not None:
-            model.mofi.vision_model.compile(**args.tower_compilation)
-            model.mofi.text_model.compile(**args.tower_compilation)
+            compile_towers(model, args.tower_compilation)
         if self.is_fsdp_enabled:
             self._exempt_from_sharding(model)
         self._announce(model)
@@ -257,6 +257,14 @@ class MofiTrainer(ResumableTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
+    """Compiles the towers, and leaves them room for the graphs that schedules and evaluation need."""
+    # Torch counts both towers as one function, and lets what is beyond its limit of 8 graphs run uncompiled.
+    torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
+    model.mofi.vision_model.compile(**settings)
+    model.mofi.text_model.compile(**settings)
 
 
 def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:

@@ -4,13 +4,21 @@ import pytest
 import torch
 
 from modeling_mofi import MofiModel
-from modeling_mofi.patch_dropout_mofi import draw_patches, keep_patches, shrink_images, value_at
+from modeling_mofi.patch_dropout_mofi import (
+    draw_patches,
+    keep_patches,
+    prepare_for_kept_patches,
+    shrink_images,
+    value_at,
+)
 
 
 @pytest.fixture
 def vision_model(tiny_config):
     torch.manual_seed(0)
-    return MofiModel(tiny_config).vision_model.eval()
+    vision_model = MofiModel(tiny_config).vision_model.eval()
+    prepare_for_kept_patches(vision_model)
+    return vision_model
 
 
 @pytest.fixture
@@ -31,6 +39,19 @@ def test_all_patches_kept_is_the_whole_image(vision_model, pixels):
     expected = vision_model(pixels).pooler_output
     with keep_patches(vision_model, torch.arange(4).expand(2, 4)):
         torch.testing.assert_close(vision_model(pixels).pooler_output, expected, rtol=0, atol=0)
+
+
+def test_a_compiled_tower_keeps_other_patches_at_each_call(vision_model, pixels):
+    calls = [None, torch.tensor([[0, 3], [1, 2]]), torch.tensor([[1], [2]]), None]
+
+    def pooled(kept):
+        with keep_patches(vision_model, kept):
+            return vision_model(pixels).pooler_output
+
+    expected = list(map(pooled, calls))
+    vision_model.compile(backend="eager")
+    for kept, plain in zip(calls, expected, strict=True):
+        torch.testing.assert_close(pooled(kept), plain, rtol=0, atol=1e-6)
 
 
 def test_patches_are_a_function_of_the_noise():

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +15,9 @@ import train_runs
 from processes import run_processes
 from safetensors.torch import load_file, save_file
 from tiny import write_entities, write_training_data
+
+
+CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +34,14 @@ def start(data, tmp_path):
         defaults = {"dataset": str(data / "i2e"), "tokenizer_name": str(data / "processor"), "max_steps": 2}
         folder.mkdir(exist_ok=True)
         recipe = train_runs.write_recipe(folder, **{**defaults, "save_steps": 1, **changes})
-        results = run_processes(run, processes, [recipe, f"--output_dir={folder}"])
+        results = run_processes(run, processes, [recipe, f"--output_dir={folder}"], str(folder / "inductor"))
         return folder, results[0]["losses"]
 
     return start
 
 
-def run(arguments):
+def run(arguments, inductor_folder=""):
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = inductor_folder  # A new one, so that inductor really compiles.
     return train_runs.run(arguments)
 
 
@@ -203,15 +210,38 @@ def test_towers_sharded_over_two_processes_train_and_resume_as_one(start):
 
 def test_compiled_towers_train_as_plain_ones_do(start):
     _, expected = start("plain")
-    _, losses = start(
-        "compiled", torch_compile_backend="aot_eager"
-    )  # The same path, without a C++ compiler's minutes.
+    _, losses = start("compiled", torch_compile_backend="aot_eager")  # The same path, without a C++ compiler.
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_towers_compiled_by_inductor_train_as_plain_ones_do(start):
+def test_compiled_towers_train_on_two_processes(start):
     _, expected = start("plain")
-    _, losses = start("compiled", torch_compile=True)
+    changes = {"per_device_train_batch_size": 2, "gradient_checkpointing": True, "torch_compile_backend": "eager"}
+    _, losses = start("compiled", processes=2, **changes)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size_schedule": {0: 8, 0.5: 16}, "patch_dropout_schedule": {0: 0, 0.25: 0.5, 0.75: 0}},
+        {"gradient_cache_size": 3},
+        {"gradient_checkpointing": True},
+        {"per_device_train_batch_size": 10, "num_train_epochs": 2, "max_steps": -1, "dataloader_drop_last": False},
+    ],
+    ids=["schedules", "cached gradients", "checkpointed", "uneven batches"],
+)
+def test_compiled_towers_take_inputs_of_any_size(start, changes):
+    changes = {"max_steps": 4, "save_strategy": "no", **changes}
+    _, expected = start("plain", **changes)
+    _, losses = start("compiled", **changes, torch_compile_backend="eager")
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(not CAN_COMPILE, reason="inductor needs g++ and Python's headers")
+def test_towers_compiled_by_inductor_train_as_plain_ones_do(start):
+    few_kernels = {"attn_implementation": "sdpa", "save_strategy": "no"}
+    _, expected = start("plain", **few_kernels)
+    folder, losses = start("compiled", **few_kernels, torch_compile=True)
     assert losses == pytest.approx(expected, rel=1e-4)
+    assert list(folder.glob("inductor/**/*.so"))
