@@ -32,7 +32,16 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "quantization": ["optimum-quanto>=0.2.7"],
     "ray": ["ray[data]>=2.50"],
-    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "sentence-transformers>=6", "websockets>=13"],
+    "dev": [
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "ruff",
+        "sentence-transformers>=6",
+        "trackio",
+        "wandb",
+        "websockets>=13",
+    ],
 }
 
 setup(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +106,18 @@ def test_entities_that_are_missing_are_asked_for(start, tiny_pairs, tiny_i2e):
         start(tiny_pairs)
     with pytest.raises(ValueError, match="entities nowhere.parquet does not exist"):
         start(tiny_i2e, entities="nowhere.parquet")
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_asked_for(start, tiny_pairs, monkeypatch, tracker):
+    monkeypatch.setitem(sys.modules, tracker, None)  # As if there were no such package.
+    with pytest.raises(RuntimeError, match=rf"requires {tracker}.* to be installed"):
+        start(tiny_pairs, recipe="contrastive", report_to=tracker)
+
+
+def test_an_unknown_tracker_is_refused_with_the_known(start, tiny_pairs):
+    with pytest.raises(ValueError, match="tensorbord is not supported, only .*tensorboard, trackio, wandb"):
+        start(tiny_pairs, recipe="contrastive", report_to="tensorbord")
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known(start, tiny_pairs, capsys):
