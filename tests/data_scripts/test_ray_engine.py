@@ -84,7 +84,7 @@ def test_a_missing_column_is_named_at_once(column, message, recipe):
 
 
 def test_one_process_several_ray_and_a_job_array_give_the_same_bytes(recipe, tmp_path):
-    settings = {"rows_per_shard": 5, "batch_size": 2}
+    settings = {"rows_per_shard": 5, "batch_size": 2, "max_images_per_entity": 4, "validation_fraction": 0.2}
     main(recipe(output_dir=tmp_path / "one" / "i2e", **settings))
     main(recipe(output_dir=tmp_path / "processes" / "i2e", num_processes=2, **settings))
     main(recipe(output_dir=tmp_path / "ray" / "i2e", engine="ray", **settings))
