@@ -59,15 +59,19 @@ class MofiTrainer(ResumableTrainer):
 
     def _exempt_from_sharding(self, model: MofiForPreTraining) -> None:
         """Keeps from FSDP the head, of which every process owns other rows, and `logit_scale`, a scalar."""
-        scale, head = model.mofi.logit_scale, model.entity_head
-        exempt = [nn.ParameterList([scale]), *([] if head is None else [head])]
-        self.accelerator.state.fsdp_plugin.ignored_modules = exempt
+        plugin, head, scale = self.accelerator.state.fsdp_plugin, model.entity_head, model.mofi.logit_scale
+        choose_sharding(plugin)
+        # FSDP moves to the device only what it shards.
+        scale = nn.Parameter(scale.detach().to(self.args.device), requires_grad=scale.requires_grad)
+        model.mofi.logit_scale = scale
+        plugin.ignored_modules = [nn.ParameterList([scale]), *([] if head is None else [head.to(self.args.device)])]
 
         def average(parameter: nn.Parameter) -> None:
             if self.accelerator.sync_gradients:
                 all_reduce(parameter.grad, "SUM").div_(self.args.world_size)
 
-        scale.register_post_accumulate_grad_hook(average)
+        if scale.requires_grad:
+            scale.register_post_accumulate_grad_hook(average)
 
     def _announce(self, model: MofiForPreTraining) -> None:
         batch_size = self.args.train_batch_size * self.args.world_size
@@ -85,7 +89,7 @@ class MofiTrainer(ResumableTrainer):
         """Fetches the batches of a step, and notes how long that took and how many images were unreadable."""
         with self.training_log.waiting():
             batches, num_items = super().get_batch_samples(*args, **kwargs)
-        self.training_log.num_unreadable += sum(int(batch.pop("num_unreadable", 0)) for batch in batches)
+        self.training_log.num_unreadable += sum(batch.pop("num_unreadable", 0) for batch in batches)
         return batches, num_items
 
     # A step
@@ -265,6 +269,27 @@ def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
     torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
     model.mofi.vision_model.compile(**settings)
     model.mofi.text_model.compile(**settings)
+
+
+def choose_sharding(plugin: Any) -> None:
+    """Shards the towers layer by layer, unless other parts are named.
+
+    Args:
+        plugin: accelerate's settings of FSDP.
+
+    Raises:
+        ValueError: If its version is not 2, or if it loads weights on the main process alone.
+    """
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"fsdp_config has version {plugin.fsdp_version}; it must be 2, whose states can be saved.")
+    if plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "fsdp_config has cpu_ram_efficient_loading, which loads weights on the main process alone, but each "
+            "process owns other rows of the entity head. Set it to false."
+        )
+    if plugin.transformer_cls_names_to_wrap is None:
+        # Not transformers' own choice: a part of the embeddings would be sharded twice, which fails.
+        plugin.transformer_cls_names_to_wrap = ["CLIPEncoderLayer"]
 
 
 def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:

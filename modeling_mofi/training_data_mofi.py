@@ -192,10 +192,11 @@ class MofiDataCollator:
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
         batch = {"pixel_values": self._pixel_values([row["image"] for row in rows], generators)}
-        batch["num_unreadable"] = torch.tensor(sum(row.get("num_unreadable", 0) for row in rows))
+        # No tensor: to read it from a GPU would mean to wait for the GPU.
+        batch["num_unreadable"] = sum(row.get("num_unreadable", 0) for row in rows)
         places = [self._draw_place(row, generator) for row, generator in zip(rows, generators, strict=True)]
         labels = [row["entity_labels"][place] if place >= 0 else -1 for row, place in zip(rows, places, strict=True)]
         if self.entities is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import transformers
+from accelerate.state import AcceleratorState, DistributedType
 from safetensors.torch import load_file
 
 import train
@@ -74,6 +75,7 @@ def run(
         cut(*cut_file)
     if nan_at_step is not None:
         spoil(nan_at_step, nan_in)
+    shard_on_cpus()
     train.main(arguments)
     output_dir = Path(next(flag.split("=")[1] for flag in arguments if flag.startswith("--output_dir=")))
     if os.environ.get("RANK", "0") != "0":
@@ -81,6 +83,30 @@ def run(
     history = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
     losses = {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
     return {"losses": losses, "positions": positions}
+
+
+def shard_on_cpus() -> None:
+    """Lets FSDP shard on several CPUs too, where accelerate would silently do without it."""
+    set_up = AcceleratorState.__init__
+
+    def set_up_sharded(state: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        set_up(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and state.num_processes > 1:
+            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            if state.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(state.mixed_precision)
+
+    AcceleratorState.__init__ = set_up_sharded
+    prepare = trainer_mofi.MofiTrainer._prepare_for_training
+
+    def check_sharded(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        prepared = prepare(trainer, *args, **kwargs)
+        parameters = trainer.pretraining_model.mofi.named_parameters()
+        whole = [name for name, parameter in parameters if not hasattr(parameter, "placements")]
+        assert not trainer.args.fsdp or whole == ["logit_scale"]
+        return prepared
+
+    trainer_mofi.MofiTrainer._prepare_for_training = check_sharded
 
 
 def kill_after(num_steps: int) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,9 @@ import train_runs
 from processes import run_processes
 from safetensors.torch import load_file, save_file
 from tiny import write_entities, write_training_data
+
+from modeling_mofi import MofiForPreTraining
+from modeling_mofi.trainer_mofi import MofiTrainer, choose_sharding
 
 
 CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
@@ -206,6 +210,45 @@ def test_towers_sharded_over_two_processes_train_and_resume_as_one(start):
     _, on_one = start("two", max_steps=6, **constant, output_dir=str(folder))  # The checkpoint is any other's equal.
     assert on_one[4] == losses[4]
     assert len(on_one) == 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": "supervised"},
+        {"gradient_cache_size": 1, "frozen_parts": ["text_tower"]},
+        {"gradient_accumulation_steps": 2, "ema_decay": 0.9, "max_grad_norm": 0.01},
+        {"patch_dropout_schedule": {0: 0.5}, "gradient_checkpointing": True, "torch_compile_backend": "eager"},
+    ],
+    ids=["supervised", "cached gradients", "accumulated and averaged", "compiled and checkpointed"],
+)
+def test_sharded_towers_train_as_whole_ones_do(start, changes):
+    changes = {"max_steps": 3, "save_strategy": "no", **changes}
+    _, expected = start("whole", **changes)
+    _, losses = start("sharded", processes=2, **changes, per_device_train_batch_size=2, fsdp="full_shard")
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_not_sharded_comes_to_the_device_too(tiny_config):
+    model, plugin = MofiForPreTraining(tiny_config), sharding_plugin()
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(device="meta"))
+    MofiTrainer._exempt_from_sharding(trainer, model)
+    exempt = [parameter for module in plugin.ignored_modules for parameter in module.parameters()]
+    assert list(map(id, exempt)) == [id(model.mofi.logit_scale), id(model.entity_head.weight)]
+    assert all(parameter.is_meta for parameter in exempt)
+
+
+def test_sharding_that_would_lose_rows_or_states_is_refused():
+    with pytest.raises(ValueError, match="fsdp_config has version 1; it must be 2"):
+        choose_sharding(sharding_plugin(fsdp_version=1))
+    with pytest.raises(ValueError, match="cpu_ram_efficient_loading.* Set it to false"):
+        choose_sharding(sharding_plugin(cpu_ram_efficient_loading=True))
+
+
+def sharding_plugin(**changes):
+    defaults = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "transformer_cls_names_to_wrap": None}
+    return SimpleNamespace(**{**defaults, **changes})
 
 
 def test_compiled_towers_train_as_plain_ones_do(start):
