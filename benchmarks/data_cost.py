@@ -54,7 +54,7 @@ def core_rows() -> list[tuple[str, str, str]]:
     """Core-hours of the two phases."""
     rows = []
     if texts := read_result("data_processes").get("text_phase"):
-        speed = texts["pairs_per_second_of_one_process"]
+        speed = texts["per_second_of_one_process"]
         source = f"{speed:,.0f} texts/s, data_processes.json"
         rows.append(("text phase, aliases alone, 27,906 entities", f"{hours(speed)} core-h", source))
     for key, text in (

@@ -4,7 +4,8 @@
 
 Generated pairs, whose texts name entities of the sample's knowledge base, with 64-pixel JPEGs and a small CLIP with
 random weights. Each phase runs with one process and with two, in turn, and the medians are compared, workers already
-started; then the whole command does, start-up, planning, labels and report included.
+started; then the whole command does, start-up, planning, labels and report included. Beside them stands what the
+machine itself can do: a loop of plain Python in one process, and in two at once that share nothing.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from data_scripts.run_shards import Group, Phase, single_shards
 
 
 ROWS_PER_SHARD = 1_000
+NUM_LOOPS, LOOP_STEPS = 10, 10_000_000
 # No pipes: whoever outlives the command for a moment would hold them open.
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 MODEL = {"hidden_size": 128, "num_layers": 4, "image_size": 64, "patch_size": 16}
@@ -44,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_texts", type=int, default=30_000)
     parser.add_argument("--num_images", type=int, default=6_000)
+    parser.add_argument("--num_command_images", type=int, default=60_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_processes.json"))
     args = parser.parse_args()
@@ -51,12 +54,30 @@ def main() -> None:
         folder = Path(name)
         knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
         engines = {1: Engine(), 2: two}
-        measured = {"text_phase": measure_texts(folder, knowledge_base, engines, args)}
+        measured = {"plain_python": measure_machine(engines, args)}
+        measured["text_phase"] = measure_texts(folder, knowledge_base, engines, args)
         pairs = write_images(folder, knowledge_base, args.num_images)
         measured["image_phase"] = measure_images(folder, pairs, knowledge_base, clip, engines, args)
+        pairs = write_images(folder, knowledge_base, args.num_command_images)
         measured["whole_command"] = measure_command(folder, pairs, knowledge_base, clip, args)
     write_record(args.output, measured)
     print(json.dumps(measured, indent=2))
+
+
+def count_up(limit: int) -> None:
+    """Some work that no other process has a part in."""
+    total = 0
+    for number in range(limit):
+        total += number & 7
+
+
+def measure_machine(engines: dict[int, Engine], args: argparse.Namespace) -> dict[str, float]:
+    """Plain Python in one process and in two."""
+
+    def run(count: int) -> None:
+        list(engines[count].run(count_up, [LOOP_STEPS] * NUM_LOOPS))
+
+    return speeds(run, num_pairs=NUM_LOOPS, repeats=args.repeats)
 
 
 def write_images(folder: Path, knowledge_base: str, num_pairs: int) -> str:
@@ -124,21 +145,22 @@ def measure_command(
     started = time.perf_counter()
     subprocess.run([*command, "--help"], check=True, **SILENT)
     seconds = time.perf_counter() - started
-    return speeds(run, num_pairs=args.num_images, repeats=1) | {"seconds_to_start": seconds}
+    found = speeds(run, num_pairs=args.num_command_images, repeats=1, warm_up=0)
+    return found | {"seconds_to_start": seconds}
 
 
-def speeds(run: Callable[[int], None], *, num_pairs: int, repeats: int) -> dict[str, float]:
-    """Median pairs per second with one process and with two, which take turns; a first turn warms up."""
+def speeds(run: Callable[[int], None], *, num_pairs: int, repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """Median pairs (or loops) per second with one process and with two, which take turns; the first ones warm up."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + warm_up):
         for count, found in seconds.items():
             started = time.perf_counter()
             run(count)
-            found += [time.perf_counter() - started] if turn else []
+            found += [time.perf_counter() - started] if turn >= warm_up else []
     one, two = (num_pairs / statistics.median(found) for found in seconds.values())
     return {
-        "pairs_per_second_of_one_process": one,
-        "pairs_per_second_of_two_processes": two,
+        "per_second_of_one_process": one,
+        "per_second_of_two_processes": two,
         "two_relative_to_one": two / one,
     }
 

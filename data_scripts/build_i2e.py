@@ -82,11 +82,11 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
         FileNotFoundError: If an input does not exist.
     """
     args.check()
-    build = plan_build(args)
-    check_directory(build)
-    write_statistics(build)
     options = {"num_processes": args.run.num_processes, "num_threads": args.run.num_threads}
     with Engine(args.run.engine, **options, preload=["data_scripts.build_phases"]) as engine:
+        build = plan_build(args)
+        check_directory(build)
+        write_statistics(build)
         return run_build(build, engine=engine)
 
 

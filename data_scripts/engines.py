@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import cached_property, partial
+from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
@@ -43,6 +44,9 @@ class Engine:
         self._joined_cluster = False
 
     def __enter__(self) -> "Engine":
+        if self.kind == "local" and self.num_processes > 1 and self.context.get_start_method() == "forkserver":
+            # Its imports take seconds, in which this process plans.
+            forkserver.ensure_running()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -80,13 +84,17 @@ class Engine:
         num_gpus = torch.cuda.device_count() if uses_gpu and torch is not None else 0
         size = min(self.num_processes, num_gpus) if num_gpus else self.num_processes
         if size not in self._pools:
-            # A plain fork would copy the locks of threads that do not exist in the child.
-            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            context = multiprocessing.get_context(method)
-            if method == "forkserver":
-                context.set_forkserver_preload(list(self.preload))
-            self._pools[size] = ProcessPoolExecutor(size, mp_context=context)
+            self._pools[size] = ProcessPoolExecutor(size, mp_context=self.context)
         return self._pools[size]
+
+    @cached_property
+    def context(self) -> multiprocessing.context.BaseContext:
+        """How worker processes start: a plain fork would copy the locks of threads that do not exist in the child."""
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(list(self.preload))
+        return context
 
     def run_in_pool(
         self, task: Callable[[Item], Any], items: Sequence[Item], *, pool: ProcessPoolExecutor

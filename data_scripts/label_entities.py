@@ -153,9 +153,9 @@ def number_entities(counted: Iterable[Arrays], *, min_images: int) -> Arrays:
 
 def draw_images(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
     """Hashes near the limit of the images of capped entities of a shard, and how many lie below them."""
-    rows = FlatRows.of(table, labels)
-    capped = np.flatnonzero((rows.labels >= 0) & (labels.images[rows.labels] > options.max_images))
-    drawn, hashes = rows.labels[capped], rows.image_hashes(capped, seed=options.seed)
+    rows = FlatRows.of(table, labels, seed=options.seed)
+    capped = rows.capped(labels, options)
+    drawn, hashes = rows.labels[capped], rows.image_hashes(capped)
     low, high = hash_window(labels.images[drawn], max_images=options.max_images)
     near = (hashes >= low) & (hashes < high)
     below, num_below = np.unique(drawn[hashes < low], return_counts=True)
@@ -199,9 +199,8 @@ def limit_hashes(drawn: Iterable[Arrays], labels: Labels, *, max_images: int) ->
 
 def count_validation(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
     """Images per entity of a shard that the split would take."""
-    rows = FlatRows.of(table, labels)
-    kept = rows.kept(labels, options)
-    taken = kept & rows.is_drawn(options)[rows.owner]
+    rows = FlatRows.of(table, labels, seed=options.seed)
+    taken = rows.kept(labels, options) & rows.is_drawn(options)[rows.owner]
     found, images = np.unique(rows.labels[taken], return_counts=True)
     return {"labels": found, "images": images}
 
@@ -222,54 +221,56 @@ class FlatRows:
     """The entities of a shard's rows in one sequence.
 
     Attributes:
-        image_ids: Of the rows, [R].
+        hashes: Of the rows' image ids, uint64 [R].
         entities: Struct array, [K].
         owner: Row of each entity, ascending, [K].
         labels: Label of each entity, -1 if it was dropped, [K].
     """
 
-    image_ids: list[str]
+    hashes: np.ndarray
     entities: pa.StructArray
     owner: np.ndarray
     labels: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table, labels: Labels) -> "FlatRows":
+    def of(cls, table: pa.Table, labels: Labels, *, seed: int) -> "FlatRows":
         """Flattens a filtered shard."""
         column = table["entities"].combine_chunks()
         entities = pc.list_flatten(column)
         owner = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
-        return cls(table["image_id"].to_pylist(), entities, owner, labels.of(entities.field("entity_id").to_pylist()))
+        hashes = np.array(
+            [hash_of(f"{seed} {image_id}") for image_id in table["image_id"].to_pylist()], dtype=np.uint64
+        )
+        return cls(hashes, entities, owner, labels.of(entities.field("entity_id").to_pylist()))
 
-    def image_hashes(self, positions: np.ndarray, *, seed: int) -> np.ndarray:
-        """Hashes of some entities with their images, uint64."""
-        ids = self.entities.field("entity_id").take(pa.array(positions)).to_pylist()
-        owners = self.owner[positions].tolist()
-        keys = (f"{seed} {entity_id} {self.image_ids[row]}" for entity_id, row in zip(ids, owners, strict=True))
-        return np.fromiter(map(hash_of, keys), dtype=np.uint64, count=len(positions))
+    def capped(self, labels: Labels, options: LabelOptions) -> np.ndarray:
+        """Places of the entities that have too many images."""
+        return np.flatnonzero((self.labels >= 0) & (labels.images[self.labels] > options.max_images))
+
+    def image_hashes(self, places: np.ndarray) -> np.ndarray:
+        """Hashes of some entities with their images, uint64; other entities have others of the same image."""
+        found = self.entities.field("entity_id").take(pa.array(places)).dictionary_encode()
+        of_entity = np.array([hash_of(entity_id) for entity_id in found.dictionary.to_pylist()], dtype=np.uint64)
+        return mix(self.hashes[self.owner[places]] ^ of_entity[found.indices.to_numpy()])
 
     def kept(self, labels: Labels, options: LabelOptions) -> np.ndarray:
         """Whether each entity has a label and its image is among those that stay, [K]."""
         kept = self.labels >= 0
         if options.max_images is not None:
-            capped = np.flatnonzero(kept & (labels.images[self.labels] > options.max_images))
-            hashes = self.image_hashes(capped, seed=options.seed)
-            kept[capped] = hashes <= labels.max_hashes[self.labels[capped]]
+            capped = self.capped(labels, options)
+            kept[capped] = self.image_hashes(capped) <= labels.max_hashes[self.labels[capped]]
         return kept
 
     def is_drawn(self, options: LabelOptions) -> np.ndarray:
         """Whether each row is among those from which the validation split is taken, [R]."""
-        if options.validation_fraction == 0:
-            return np.zeros(len(self.image_ids), dtype=bool)
-        limit = int(options.validation_fraction * 2**64)
-        return np.array([hash_of(f"{options.seed} {image_id}") < limit for image_id in self.image_ids], dtype=bool)
+        return self.hashes < np.uint64(int(options.validation_fraction * 2**64))
 
 
 def label_rows(table: pa.Table, *, labels: Labels, options: LabelOptions) -> tuple[pa.Table, dict[str, int]]:
     """Rows of a shard that keep at least one entity, and how many do not, by reason."""
-    rows = FlatRows.of(table, labels)
+    rows = FlatRows.of(table, labels, seed=options.seed)
     kept = rows.kept(labels, options)
-    num_rows = len(rows.image_ids)
+    num_rows = len(rows.hashes)
     is_numbered = np.bincount(rows.owner, weights=rows.labels >= 0, minlength=num_rows) > 0
     lengths = np.bincount(rows.owner, weights=kept, minlength=num_rows).astype(np.int64)
     stays = np.bincount(rows.owner, weights=kept & labels.stays_in_train[rows.labels], minlength=num_rows) > 0
@@ -289,6 +290,16 @@ def label_rows(table: pa.Table, *, labels: Labels, options: LabelOptions) -> tup
 def hash_of(key: str) -> int:
     """A number in [0, 2**64) for a string, the same everywhere."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "big")
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Numbers whose order says nothing about that of uint64 values, by the last steps of SplitMix64.
+
+    Source: Steele, Lea and Flood, Fast splittable pseudorandom number generators (OOPSLA 2014).
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def entities_table(labels: Labels, kb: KnowledgeBase) -> pa.Table:
