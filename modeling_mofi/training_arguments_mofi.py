@@ -115,6 +115,11 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
         if self.fp16:
             raise ValueError("fp16 is not supported: its gradient scaler's state is pickled. Use bf16.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process has {self.n_gpu} GPUs, and would compare images and texts on each alone. Start one for "
+                "each with accelerate launch or torchrun, or leave one GPU with CUDA_VISIBLE_DEVICES."
+            )
         if not self.dataloader_drop_last and self.world_size > 1:
             raise ValueError(
                 "dataloader_drop_last must stay true with several processes: an epoch's last batch, were it kept, "

@@ -32,6 +32,12 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(tmp_path, settings, mes
         make(tmp_path, **settings)
 
 
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(MofiTrainingArguments, "n_gpu", 8)
+    with pytest.raises(ValueError, match="One process has 8 GPUs.* with accelerate launch or torchrun"):
+        make(tmp_path)
+
+
 def test_a_schedule_may_come_from_yaml_or_from_a_flag(tmp_path):
     assert make(tmp_path, image_size_schedule={0: 112, 0.8: 224}).image_size_schedule == {0.0: 112.0, 0.8: 224.0}
     assert make(tmp_path, image_size_schedule='{"0": 112}').image_size_schedule == {0.0: 112.0}
