@@ -115,7 +115,7 @@ def measure_full(args: HeadArguments) -> dict[str, float | int | str]:
 def multiply(head: MofiEntityHead, embeds: torch.Tensor) -> None:
     """The products of a softmax over all entities, by blocks of images as the head has them."""
     rows, gradient = head.weight, torch.zeros_like(head.weight)
-    for block in embeds.split(max(1, head.max_logits // len(rows))):
+    for block in embeds.split(head.chunk_size(batch_size=len(embeds))):
         logits = block @ rows.t()
         logits @ rows
         gradient.addmm_(logits.t(), block)

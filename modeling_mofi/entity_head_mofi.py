@@ -88,17 +88,24 @@ class MofiEntityHead(nn.Module):
         all_embeds = gather_rows(image_embeds.float(), counts)  # [N, D]
         all_labels = gather_rows(entity_labels, counts)  # [N]
         index, target_columns = self._select_rows(all_labels)
-        rows = F.normalize(F.embedding(index, self.weight, sparse=True).float(), dim=-1)  # [S, D]
-        settings = {"scale": self.scale, "margin": self.margin, "max_logits": self.max_logits}
-        losses = margin_softmax_loss(all_embeds, rows, target_columns, **settings)
+        rows = F.embedding(index, self.weight, sparse=True)  # [S, D]
         weights = (all_labels >= 0).float()
         if entity_weights is not None:
             weights = weights * gather_rows(entity_weights.view(-1).float(), counts)
-        first = sum(counts[: process_place()[0]])
-        own_sum = (losses * weights)[first : first + len(entity_labels)].sum()
-        # Where nothing counts, the sum is 0, and so is the loss.
         total = weights.sum()
-        return own_sum * len(counts) / total.where(total > 0, 1.0)
+        first = sum(counts[: process_place()[0]])
+        loss, _ = margin_softmax_loss(
+            all_embeds,
+            rows,
+            target_columns,
+            # Where nothing counts, the sum is 0, and so is the loss.
+            weights=weights * len(counts) / total.where(total > 0, 1.0),
+            scale=self.scale,
+            margin=self.margin,
+            own=slice(first, first + len(entity_labels)),
+            chunk_size=self.chunk_size(batch_size=len(all_embeds)),
+        )
+        return loss
 
     def _check_labels(self, entity_labels: torch.Tensor) -> None:
         if entity_labels.numel() and entity_labels.max() >= self.num_entities:
@@ -131,10 +138,10 @@ class MofiEntityHead(nn.Module):
         offsets = torch.rand(count, generator=generator, dtype=torch.float64) * (edges[1:] - edges[:-1])
         return edges[:-1] + offsets.long()
 
-    @property
-    def max_logits(self) -> int:
-        """Logits that a step holds at once."""
-        return MAX_LOGITS if self.weight.device.type == "cpu" else MAX_LOGITS_ON_GPU
+    def chunk_size(self, *, batch_size: int) -> int:
+        """Images of N = `batch_size` whose logits a step holds at once, the same on every process."""
+        max_logits = MAX_LOGITS if self.weight.device.type == "cpu" else MAX_LOGITS_ON_GPU
+        return max(1, min(batch_size, max_logits // self.num_step_rows(batch_size=batch_size)))
 
     def planned_bytes(self, *, batch_size: int) -> tuple[int, int]:
         """Bytes that the head holds, and that a step with N = `batch_size` global rows adds at its peak."""
@@ -142,14 +149,16 @@ class MofiEntityHead(nn.Module):
         held = 3 * len(self.weight) * row  # Rows and two moments.
         num_rows = self.num_step_rows(batch_size=batch_size)
         # Looked-up rows, unit rows, their gradients, and what the update makes of the latter.
-        step = 6 * num_rows * row + 2 * 4 * min(self.max_logits, batch_size * num_rows) + 3 * batch_size * row
+        step = 6 * num_rows * row + 4 * self.chunk_size(batch_size=batch_size) * num_rows + 3 * batch_size * row
         return held, step
 
     def num_step_rows(self, *, batch_size: int) -> int:
-        """Rows S of this process that a step with N = `batch_size` global rows uses at most."""
+        """Rows S of a process that a step with N = `batch_size` global rows uses at most, the same on every one."""
+        num_processes = process_place()[1]
+        most = -(-self.num_entities // num_processes)
         if self.num_sampled_entities is None:
-            return len(self.weight)
-        return min(len(self.weight), self.num_sampled_entities // process_place()[1] + 1 + batch_size)
+            return most
+        return min(most, self.num_sampled_entities // num_processes + 1 + batch_size)
 
     def memory_plan(self, *, batch_size: int) -> str:
         """Says in one line what the head holds and what a step with N = `batch_size` global rows adds, in MB."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .processes_mofi import all_reduce, gather_rows, process_place, row_counts
 
 
+ROWS_PER_BLOCK = 2**13
 MAX_LOGITS = 2**26  # Elements of one fp32 block of logits (256 MiB); larger products are computed in chunks of rows.
 
 
@@ -79,80 +80,106 @@ def margin_softmax_loss(
     rows: torch.Tensor,
     target_columns: torch.Tensor,
     *,
+    weights: torch.Tensor,
     scale: float,
     margin: float,
-    max_logits: int = MAX_LOGITS,
-) -> torch.Tensor:
+    own: slice = slice(None),
+    chunk_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine softmax with an additive margin (CosFace) over class rows that processes share among them.
 
     Each process passes all N embeddings and its own part of the class rows; the normaliser is reduced over processes.
-    Logits are computed in chunks and again in backward, never held whole.
+    Logits are computed in chunks of images, never held whole, and once: the gradient is made of them on the spot, for
+    which the weights must be known. Backward only scales it, by one number that is the same on every process.
 
     Args:
         image_embeds: Unit-length `[N, D]`, the same on every process.
-        rows: Unit-length `[S, D]`, this process's classes.
+        rows: `[S, D]`, this process's classes; only their directions count.
         target_columns: `[N]`, index in `rows` of each image's class, or -1 where another process owns it.
+        weights: `[N]`, how much each image counts, the same on every process.
         scale: Inverse temperature.
         margin: Subtracted from the target's cosine.
-        max_logits: Logits held at once.
+        own: This process's images.
+        chunk_size: Images whose logits are held at once, the same on every process; None for all.
 
     Returns:
-        Loss of each row, `[N]`, the same on every process.
+        Weighted sum of the losses of own images, a scalar whose mean over processes has the gradient of all images;
+        and the loss of each image, `[N]`, the same on every process and without a gradient.
 
     Source: CosFace (https://arxiv.org/abs/1801.09414); that MOFI used this form is inferred from its code base.
+    Making the gradient in forward is Liger Kernel's way (https://arxiv.org/abs/2410.10989).
     """
+    chunk_size = len(image_embeds) if chunk_size is None else chunk_size
     with torch.autocast(image_embeds.device.type, enabled=False):
-        return _MarginSoftmax.apply(image_embeds.float(), rows.float(), target_columns, scale, margin, max_logits)
+        tensors = image_embeds.float(), rows.float(), target_columns, weights.float()
+        return _MarginSoftmax.apply(*tensors, own, scale, margin, max(1, chunk_size), torch.is_grad_enabled())
 
 
 class _MarginSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeds, rows, target_columns, scale, margin, max_logits):
-        ctx.settings = scale, margin, max(1, max_logits // max(1, len(rows)))
-        maxima, sums, targets = (embeds.new_empty(len(embeds)) for _ in range(3))
-        for chunk, logits, owned, columns in _logit_chunks(embeds, rows, target_columns, *ctx.settings):
-            targets[chunk] = 0.0
-            targets[chunk][owned] = logits[owned, columns]
-            # The target is masked out and added again by softplus: correcting a full log-sum-exp overflows in fp32.
-            logits[owned, columns] = -torch.inf
-            maxima[chunk] = _row_max(logits)
-            sums[chunk] = (logits - maxima[chunk][:, None]).exp_().sum(dim=1)
-        global_maxima = all_reduce(maxima.clone(), "MAX")
-        sums = all_reduce(sums * (maxima - global_maxima).exp(), "SUM")
-        targets = all_reduce(targets, "SUM")
-        negatives = global_maxima + sums.log()
-        ctx.save_for_backward(embeds, rows, target_columns, negatives, targets)
-        return F.softplus(negatives - targets)
+    def forward(ctx, embeds, rows, target_columns, weights, own, scale, margin, chunk_size, with_gradient):
+        for_embeds, for_rows = (needed and with_gradient for needed in ctx.needs_input_grad[:2])
+        embeds_gradient = torch.zeros_like(embeds) if for_embeds else None
+        rows_gradient = torch.zeros_like(rows) if for_rows else None
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12)  # [S, 1]
+        rows = rows / norms
+        losses = embeds.new_zeros(len(embeds))
+        for start in range(0, len(embeds), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            images = embeds[chunk] * scale
+            logits = images @ rows.t()  # [chunk, S]
+            losses[chunk] = _losses_to_gradient_(logits, target_columns[chunk], weights[chunk], scale * margin)
+            if for_embeds:
+                torch.mm(logits, rows, out=embeds_gradient[chunk])
+            if for_rows:
+                rows_gradient.addmm_(logits.t(), images)
+        if for_embeds:
+            embeds_gradient *= scale
+        if for_rows:
+            # No wrapper averages the rows' gradient over processes as it does the towers'; this does.
+            _to_gradient_by_length_(rows_gradient, rows, norms * process_place()[1])
+        ctx.save_for_backward(embeds_gradient, rows_gradient)
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights)[own].sum(), losses
 
     @staticmethod
-    def backward(ctx, gradient):
-        embeds, rows, target_columns, negatives, targets = ctx.saved_tensors
-        normalisers, scale = torch.logaddexp(negatives, targets), ctx.settings[0]
-        # A process's objective is the loss of its own rows only; the others' come from the others.
-        gradient = all_reduce(gradient.contiguous().clone(), "SUM")
-        embeds_gradient, rows_gradient = torch.zeros_like(embeds), torch.zeros_like(rows)
-        with torch.autocast(embeds.device.type, enabled=False):
-            for chunk, logits, owned, columns in _logit_chunks(embeds, rows, target_columns, *ctx.settings):
-                probabilities = logits.sub_(normalisers[chunk][:, None]).exp_()
-                # A sigmoid of the difference keeps the digits of p - 1 where p is close to 1.
-                probabilities[owned, columns] = -torch.sigmoid(negatives[chunk] - targets[chunk])[owned]
-                probabilities *= gradient[chunk][:, None] * scale
-                embeds_gradient[chunk] = probabilities @ rows
-                rows_gradient.addmm_(probabilities.t(), embeds[chunk])
-        # No wrapper averages the rows' gradient over processes as it does the towers'; this does.
-        rows_gradient /= process_place()[1]
-        return embeds_gradient, rows_gradient, None, None, None, None
+    def backward(ctx, gradient, _):
+        # In place: as large as the rows. PyTorch refuses a second backward, as it finds them changed.
+        gradients = (None if found is None else found.mul_(gradient) for found in ctx.saved_tensors)
+        return *gradients, None, None, None, None, None, None, None
 
 
-def _logit_chunks(embeds, rows, target_columns, scale, margin, chunk_size):
-    """Yields (slice of rows, logits `[chunk, S]` with the margin applied, positions of owned targets, columns)."""
-    for start in range(0, len(embeds), chunk_size):
-        chunk = slice(start, min(start + chunk_size, len(embeds)))
-        logits = (embeds[chunk] @ rows.t()).mul_(scale)
-        owned = (target_columns[chunk] >= 0).nonzero().squeeze(1)
-        columns = target_columns[chunk][owned]
-        logits[owned, columns] -= scale * margin
-        yield chunk, logits, owned, columns
+def _to_gradient_by_length_(gradient: torch.Tensor, unit_rows: torch.Tensor, divisors: torch.Tensor) -> None:
+    """Turns the gradient by unit rows in place into that by rows of any length, `divisors` `[S, 1]` long.
+
+    In blocks, without a copy of all rows; autograd's own way through the division takes longer than the products.
+    """
+    for block in zip(*(tensor.split(ROWS_PER_BLOCK) for tensor in (gradient, unit_rows, divisors)), strict=True):
+        part, rows, divisor = block
+        part.sub_(rows * (rows * part).sum(dim=1, keepdim=True)).div_(divisor)
+
+
+def _losses_to_gradient_(
+    logits: torch.Tensor, target_columns: torch.Tensor, weights: torch.Tensor, logit_margin: float
+) -> torch.Tensor:
+    """Turns logits `[chunk, S]` in place into the gradient of the weighted losses by them; returns the losses."""
+    owned = (target_columns >= 0).nonzero().squeeze(1)
+    places = owned, target_columns[owned]
+    targets = logits.new_zeros(len(logits))
+    targets[owned] = logits[places] - logit_margin
+    # The target is masked out and added again by softplus: correcting a full log-sum-exp overflows in fp32.
+    logits[places] = -torch.inf
+    maxima = _row_max(logits)
+    global_maxima = all_reduce(maxima.clone(), "MAX")
+    sums = logits.sub_(maxima[:, None]).exp_().sum(dim=1) * (maxima - global_maxima).exp()
+    sums, targets = all_reduce(torch.stack([sums, targets]), "SUM")
+    negatives = global_maxima + sums.log()
+    normalisers = torch.logaddexp(negatives, targets)
+    # What was exponentiated for the sum needs only a factor to become a probability.
+    logits.mul_(((maxima - normalisers).exp() * weights)[:, None])
+    # A sigmoid of the difference keeps the digits of p - 1 where p is close to 1.
+    logits[places] = (-torch.sigmoid(negatives - targets) * weights)[owned]
+    return F.softplus(negatives - targets)
 
 
 def _row_max(logits: torch.Tensor) -> torch.Tensor:

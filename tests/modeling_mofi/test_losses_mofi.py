@@ -14,7 +14,7 @@ def unit_rows(*shape, seed=0, dtype=torch.float32):
 
 def reference_margin_softmax(embeds, rows, labels, scale, margin):
     """Loss per row in float64, straight from the definition."""
-    logits = embeds.double() @ rows.double().t()
+    logits = embeds.double() @ F.normalize(rows.double(), dim=-1).t()
     return F.cross_entropy(scale * (logits - margin * F.one_hot(labels, len(rows))), labels, reduction="none")
 
 
@@ -67,16 +67,19 @@ def test_chunks_of_rows_change_neither_contrastive_loss_nor_gradient():
         torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
 
 
-def margin_gradients(embeds, rows, labels, *, scale, margin, max_logits):
+def margin_gradients(embeds, rows, labels, *, scale, margin, chunk_size=None):
     embeds, rows = embeds.clone().requires_grad_(), rows.clone().requires_grad_()
-    losses = margin_softmax_loss(embeds, rows, labels, scale=scale, margin=margin, max_logits=max_logits)
-    return losses, *torch.autograd.grad(losses.mean(), (embeds, rows))
+    weights = torch.full((len(embeds),), 1 / len(embeds))
+    settings = {"weights": weights, "scale": scale, "margin": margin, "chunk_size": chunk_size}
+    loss, losses = margin_softmax_loss(embeds, rows, labels, **settings)
+    torch.testing.assert_close(loss, losses.mean())
+    return losses, *torch.autograd.grad(loss, (embeds, rows))
 
 
 def test_chunks_of_rows_change_neither_margin_softmax_nor_gradient():
     batch = fitted_batch(gap=1.0)
-    chunked = margin_gradients(*batch, scale=16.0, margin=0.2, max_logits=40 * 5)
-    whole = margin_gradients(*batch, scale=16.0, margin=0.2, max_logits=2**20)
+    chunked = margin_gradients(*batch, scale=16.0, margin=0.2, chunk_size=5)
+    whole = margin_gradients(*batch, scale=16.0, margin=0.2)
     for one, other in zip(chunked, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
@@ -87,7 +90,7 @@ def test_chunks_of_rows_change_neither_margin_softmax_nor_gradient():
 @pytest.mark.parametrize("margin", [0.0, 0.35])
 def test_margin_softmax_at_scale_64_equals_float64(gap, dtype, margin):
     embeds, rows, labels = fitted_batch(gap=gap, dtype=dtype)
-    losses, *gradients = margin_gradients(embeds, rows, labels, scale=64.0, margin=margin, max_logits=40 * 5)
+    losses, *gradients = margin_gradients(embeds, rows, labels, scale=64.0, margin=margin, chunk_size=5)
     exact_embeds, exact_rows = embeds.double().requires_grad_(), rows.double().requires_grad_()
     expected = reference_margin_softmax(exact_embeds, exact_rows, labels, 64.0, margin)
     exact_gradients = torch.autograd.grad(expected.mean(), (exact_embeds, exact_rows))
@@ -100,15 +103,15 @@ def test_margin_softmax_at_scale_64_equals_float64(gap, dtype, margin):
 
 def test_autocast_does_not_lower_the_losses_precision():
     images, texts = unit_rows(6, 16), unit_rows(6, 16, seed=1)
-    embeds, rows, labels = fitted_batch(gap=1.0)
+    batch, settings = fitted_batch(gap=1.0), {"scale": 64.0, "margin": 0.1}
     plain = (
         contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
-        margin_softmax_loss(embeds, rows, labels, scale=64.0, margin=0.1),
+        margin_gradients(*batch, **settings),
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = (
             contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
-            margin_softmax_loss(embeds, rows, labels, scale=64.0, margin=0.1),
+            margin_gradients(*batch, **settings),
         )
     torch.testing.assert_close(mixed, plain, rtol=0, atol=0)
 
@@ -116,8 +119,43 @@ def test_autocast_does_not_lower_the_losses_precision():
 def test_a_single_class_has_no_loss_and_no_gradient():
     embeds, row = unit_rows(3, 8), unit_rows(1, 8, seed=1)
     losses, embeds_gradient, rows_gradient = margin_gradients(
-        embeds, row, torch.zeros(3, dtype=torch.long), scale=64.0, margin=0.3, max_logits=100
+        embeds, row, torch.zeros(3, dtype=torch.long), scale=64.0, margin=0.3
     )
     assert losses.tolist() == [0, 0, 0]
     assert not embeds_gradient.any()
     assert not rows_gradient.any()
+
+
+@pytest.mark.parametrize("length", [0.1, 1.0, 7.0])
+def test_margin_softmax_gradients_follow_weights_lengths_and_what_is_done_with_the_loss(length, monkeypatch):
+    monkeypatch.setattr("modeling_mofi.losses_mofi.ROWS_PER_BLOCK", 6)
+    embeds, rows, labels = fitted_batch(gap=1.0)
+    embeds, rows, weights = embeds.requires_grad_(), (rows * length).requires_grad_(), torch.linspace(0, 2, 12)
+    loss, _ = margin_softmax_loss(embeds, rows, labels, weights=weights, scale=16.0, margin=0.2, chunk_size=7)
+    expected = (reference_margin_softmax(embeds, rows, labels, 16.0, 0.2) * weights).sum()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    for tensor in (embeds, rows):
+        (gradient,) = torch.autograd.grad(0.3 * expected, tensor, retain_graph=True)
+        tensor.wanted = gradient
+    (0.3 * loss).backward()
+    for tensor in (embeds, rows):
+        torch.testing.assert_close(tensor.grad, tensor.wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_is_made_where_none_is_asked_for():
+    embeds, rows, labels = fitted_batch(gap=1.0)
+    settings = {"weights": torch.ones(len(embeds)), "scale": 16.0, "margin": 0.2}
+    with torch.no_grad():
+        assert not margin_softmax_loss(embeds.requires_grad_(), rows, labels, **settings)[0].requires_grad
+    loss, _ = margin_softmax_loss(embeds, rows, labels, **settings)
+    loss.backward()
+    assert (embeds.grad is not None, rows.grad) == (True, None)
+
+
+def test_a_second_backward_is_refused_instead_of_being_wrong():
+    embeds, rows, labels = fitted_batch(gap=1.0)
+    settings = {"weights": torch.ones(len(embeds)), "scale": 16.0, "margin": 0.2}
+    loss, _ = margin_softmax_loss(embeds.requires_grad_(), rows, labels, **settings)
+    (0.5 * loss).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
