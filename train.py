@@ -9,6 +9,7 @@ goes on from the last complete checkpoint, or says that everything is done.
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -172,7 +173,7 @@ def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetR
         ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
     """
     files = find_parquet_files(data_args.dataset, split=data_args.split, streaming=data_args.streaming)
-    rows = open_rows(files, {}, num_cached_rows=WINDOW_ROWS)
+    rows = open_rows(files, {}, num_cached_rows=WINDOW_ROWS, num_kept_rows=2 * rows_at_work(args))
     columns = {data_args.image_column: "image"}
     if args.recipe != "supervised":
         columns[data_args.alt_text_column] = "alt_text"
@@ -187,6 +188,13 @@ def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetR
             f"({args.train_batch_size} on each of {args.world_size} processes). Lower per_device_train_batch_size."
         )
     return rows
+
+
+def rows_at_work(args: MofiTrainingArguments) -> int:
+    """Rows of this machine that its workers prepare and its processes train on at one time, at most."""
+    num_batches = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return num_processes * num_batches * args.train_batch_size
 
 
 def weighs_entities(args: MofiTrainingArguments) -> bool:
@@ -248,6 +256,7 @@ def build_trainer(
         entities=entities,
         with_weights=weighs_entities(args),
         augmentation=augmentation,
+        normalizes=False,
         num_patches=(image_size // model.config.vision_config.patch_size) ** 2 if args.patch_dropout_schedule else 0,
         seed=args.seed,
     )

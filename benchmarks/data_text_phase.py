@@ -124,7 +124,7 @@ def mapped_megabytes(folder: Path) -> float:
     kilobytes, inside = 0, False
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         if "-" in line.split(" ", 1)[0] and ":" not in line.split(" ", 1)[0]:
-            inside = os.path.abspath(folder) in line
+            inside = os.path.realpath(folder) in line
         elif inside and line.startswith("Pss:"):
             kilobytes += int(line.split()[1])
     return kilobytes / 1024

@@ -30,6 +30,7 @@ FILE_NAME = re.compile(r"\S+\.(?:avif|bmp|gif|jpe?g|png|svg|tiff?|webp)\Z", re.I
 CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 MAX_FILE_NAME_TOKENS = 8
 HASH_BITS = 20
+MAX_CONTENT_HASHES = 500_000
 MAX_KEY_LENGTH = 100
 
 
@@ -125,9 +126,14 @@ def content_tokens(key: str) -> list[str]:
 
 def hashed_words(text: str) -> tuple[int, ...]:
     """Distinct hashed content words of a text, in order."""
-    words = dict.fromkeys(map(hash_content_token, tokenize_text(text).key.replace(STRONG_SEPARATOR, " ").split()))
-    words.pop(-1, None)
-    return tuple(words)
+    tokens = tokenize_text(text)
+    # Scripts without spaces have one word between two spaces, whatever its tokens.
+    words = tokens.words if "" not in tokens.joints else tokens.key.replace(STRONG_SEPARATOR, " ").split()
+    if len(CONTENT_HASHES) > MAX_CONTENT_HASHES:
+        CONTENT_HASHES.clear()
+    hashed = dict.fromkeys(map(CONTENT_HASHES.__getitem__, words))
+    hashed.pop(-1, None)
+    return tuple(hashed)
 
 
 @lru_cache(maxsize=50_000)
@@ -136,10 +142,15 @@ def hashed_mention_words(mention: str) -> tuple[int, ...]:
     return hashed_words(mention)
 
 
-@lru_cache(maxsize=100_000)
-def hash_content_token(token: str) -> int:
-    """The hash of a token's singular; -1 for a number."""
-    return -1 if token.isdigit() else hash_token(singular(token))
+class ContentHashes(dict[str, int]):
+    """The hash of each token's singular, -1 for a number; made when first asked for, faster than by a cache."""
+
+    def __missing__(self, token: str) -> int:
+        found = self[token] = -1 if token.isdigit() else hash_token(singular(token))
+        return found
+
+
+CONTENT_HASHES = ContentHashes()
 
 
 def singular(token: str) -> str:

@@ -203,6 +203,7 @@ def write_arrays(folder: Path, table: pa.Table, args: KnowledgeBaseArguments) ->
     if duplicates:
         raise ValueError(f"{args.source} has entity_id {duplicates[0]!r} more than once; ids must be unique")
     save(folder, "id_order", id_order)
+    save(folder, "entity_ids", np.array([entity_id.encode() for entity_id in ids], dtype=np.bytes_))
     names = table["name"].to_pylist()
     save(folder, "is_proper", np.array([spelling(name) for name in names], dtype=np.int8))
     sitelinks = table["num_sitelinks"].to_numpy().astype(np.float32)

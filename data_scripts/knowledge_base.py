@@ -7,7 +7,7 @@ import gc
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -41,6 +41,8 @@ class KnowledgeBase:
         tokens: Hashed description tokens, int32, distinct and ascending per entity.
         description_norms: Length of the vector of each entity's weighted tokens, float32, [entities].
         inverse_frequency: Weight of each hashed token, float32, [2**20].
+        ids: Id of each entity in UTF-8, [entities].
+        id_order: Entity rows in the order of their ids, int32, [entities].
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -60,6 +62,7 @@ class KnowledgeBase:
         self.inverse_frequency = self.open_array("inverse_frequency")
         self.table = pa.ipc.open_file(pa.memory_map(str(self.folder / "entities.arrow"))).read_all()
         self.chunk_starts = np.cumsum([0, *(len(chunk) for chunk in self.table["entity_id"].chunks)])[:-1]
+        self.ids = self.open_array("entity_ids")
         self.id_order = self.open_array("id_order")
 
     def __len__(self) -> int:
@@ -74,7 +77,7 @@ class KnowledgeBase:
 
     def entity_ids(self, rows: Sequence[int]) -> list[str]:
         """The ids of entity rows."""
-        return self.column("entity_id", rows)
+        return list(map(bytes.decode, self.ids[rows].tolist()))
 
     def column(self, name: str, rows: Sequence[int]) -> list:
         """Values of one column of the entity table at some rows.
@@ -92,19 +95,24 @@ class KnowledgeBase:
         return values.tolist()
 
     def rows_of(self, entity_ids: Sequence[str]) -> np.ndarray:
-        """Rows of entity ids; -1 for an id that is not in the table. Binary search over the mapped column."""
-        column = self.table["entity_id"]
-        rows = np.full(len(entity_ids), -1, dtype=np.int64)
-        for position, entity_id in enumerate(entity_ids):
-            low, high = 0, len(self.id_order)
-            while low < high:
-                middle = (low + high) // 2
-                found = column[int(self.id_order[middle])].as_py()
-                if found == entity_id:
-                    rows[position] = self.id_order[middle]
-                    break
-                low, high = (middle + 1, high) if found < entity_id else (low, middle)
-        return rows
+        """Rows of entity ids; -1 for an id that is not in the table. Binary search over the mapped ids."""
+        return find_sorted(self.ids, map(str.encode, entity_ids), order=self.id_order)
+
+
+def find_sorted(ids: np.ndarray, wanted: Iterable[bytes], *, order: np.ndarray | None = None) -> np.ndarray:
+    """Places of some ids in an array of them, -1 for those it does not have.
+
+    Args:
+        ids: Bytes, ascending, or in any order with `order`, [M].
+        order: Places in ascending order of the ids, [M].
+    """
+    wanted = np.array(list(wanted), dtype=np.bytes_)
+    if len(ids) == 0 or len(wanted) == 0:
+        return np.full(len(wanted), -1)
+    # Of one type, or NumPy would convert all the ids; a wanted one that is cut so is equal to none below.
+    places = np.minimum(np.searchsorted(ids, wanted.astype(ids.dtype), sorter=order), len(ids) - 1)
+    places = places if order is None else order[places].astype(np.int64)
+    return np.where(ids[places] == wanted, places, -1)
 
 
 def read_manifest(folder: Path) -> dict:

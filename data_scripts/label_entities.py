@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_scripts.files import write_array
-from data_scripts.knowledge_base import KnowledgeBase
+from data_scripts.knowledge_base import KnowledgeBase, find_sorted
 from data_scripts.schema import ENTITIES_TABLE, labelled_schema
 
 
@@ -102,13 +102,7 @@ class Labels:
 
     def of(self, entity_ids: Iterable[str]) -> np.ndarray:
         """Labels of entity ids; -1 for an entity that was dropped."""
-        wanted = np.array([entity_id.encode() for entity_id in entity_ids], dtype=np.bytes_)
-        if len(self.entity_ids) == 0 or len(wanted) == 0:
-            return np.full(len(wanted), -1)
-        # Of one type, or NumPy would convert all the entities; an id that is cut so is equal to none below.
-        same = wanted.astype(self.entity_ids.dtype)
-        found = np.minimum(np.searchsorted(self.entity_ids, same), len(self.entity_ids) - 1)
-        return np.where(self.entity_ids[found] == wanted, found, -1)
+        return find_sorted(self.entity_ids, map(str.encode, entity_ids))
 
 
 def has_array(folder: Path, name: str) -> bool:

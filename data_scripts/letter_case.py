@@ -12,16 +12,26 @@ WORD = re.compile(r"(?<!\w)[^\W\d_]+(?!\w)")
 
 def spelling_class(text: str, start: int, written: str) -> str | None:
     """The `LinkWeights` field that speaks about a proper name written like this; None if the spelling says nothing."""
-    if not written.islower():
-        tells = start > 0 and written[:1].isupper() and not text.isupper() and not is_title(text)
-        return "capital" if tells else None
-    return "lower_in_mixed" if uses_capitals(text) else lower_class(written)
+    return lower_class(text, written) if written.islower() else upper_class(text, start, written)
+
+
+def upper_class(text: str, start: int, written: str) -> str | None:
+    """`spelling_class` of a mention with a capital, or without any case."""
+    tells = start > 0 and written[:1].isupper() and not text.isupper() and not is_title(text)
+    return "capital" if tells else None
+
+
+def lower_class(text: str, written: str) -> str:
+    """`spelling_class` of a mention in lower case."""
+    if uses_capitals(text):
+        return "lower_in_mixed"
+    return "lower_phrase" if is_phrase(written) else "lower_in_lower"
 
 
 @lru_cache(maxsize=50_000)
-def lower_class(written: str) -> str:
-    """The `LinkWeights` field for a mention in lower case, in a text all in lower case."""
-    return "lower_in_lower" if len(tokenize_text(written).words) == 1 else "lower_phrase"
+def is_phrase(written: str) -> bool:
+    """Whether a mention has several words."""
+    return len(tokenize_text(written).words) != 1
 
 
 @lru_cache(maxsize=4096)

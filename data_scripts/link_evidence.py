@@ -9,7 +9,7 @@ import numpy as np
 from data_scripts.alias_text import HASH_BITS, hashed_mention_words, hashed_words
 from data_scripts.count_aliases import TextStatistics
 from data_scripts.knowledge_base import COMMON, ONLY_CAPITALS, OWN_NAME, PROPER, KnowledgeBase
-from data_scripts.letter_case import spelling_class
+from data_scripts.letter_case import lower_class, upper_class
 from data_scripts.schema import Batch
 
 
@@ -105,9 +105,11 @@ def spelling_evidence(
     A text all in capitals, a mention at the beginning and a candidate in a script without case say nothing.
     """
     texts = batch["alt_text"]
+    written = [mention["text"] for mention in flat.mentions]
+    lower = list(map(str.islower, written))
     classes = [
-        spelling_class(texts[row], mention["start"], mention["text"])
-        for row, mention in zip(flat.text.tolist(), flat.mentions, strict=True)
+        lower_class(texts[row], name) if is_lower else upper_class(texts[row], mention["start"], name)
+        for row, mention, name, is_lower in zip(flat.text.tolist(), flat.mentions, written, lower, strict=True)
     ]
     value = {None: 0.0} | vars(weights)
     for_proper = np.array([value[name] for name in classes])
@@ -118,8 +120,7 @@ def spelling_evidence(
     is_other_name = (flat.form & OWN_NAME) == 0
     evidence = np.where(spelling == PROPER, for_proper[flat.mention] + weights.other_name * is_other_name, 0.0)
     evidence += np.where(spelling == COMMON, for_common[flat.mention], 0.0)
-    is_lower = np.array([mention["text"].islower() for mention in flat.mentions])
-    evidence += weights.only_capitals * (is_lower[flat.mention] & ((flat.form & ONLY_CAPITALS) != 0))
+    evidence += weights.only_capitals * (np.array(lower)[flat.mention] & ((flat.form & ONLY_CAPITALS) != 0))
     return evidence + weights.inside_name * np.array(inside, dtype=np.float64)[flat.mention]
 
 

@@ -50,6 +50,7 @@ class MofiEntityHead(nn.Module):
         self.scale, self.margin, self.seed = scale, margin, seed
         self.num_sampled_entities = num_sampled_entities
         self.sampling_step = 0
+        self._sampled: tuple[int | None, torch.Tensor | None] = None, None  # Step and rows of `own_sample`.
         self.first_row, self.end_row = own_rows(num_entities)
         self.weight = nn.Parameter(torch.empty(self.end_row - self.first_row, projection_dim))
         self.reset_parameters()
@@ -114,18 +115,31 @@ class MofiEntityHead(nn.Module):
                 "entities.parquet come from different builds; rebuild with --restart_from label_entities."
             )
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a step uses some of the entities only."""
+        return self.num_sampled_entities is not None and self.num_sampled_entities < self.num_entities
+
     def _select_rows(self, all_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Chooses own rows `[S]` for this step and the column of each target among them, -1 if it is another's."""
         is_own = (all_labels >= self.first_row) & (all_labels < self.end_row)
         local_labels = (all_labels - self.first_row).clamp(0, max(0, len(self.weight) - 1))
-        if self.num_sampled_entities is None or self.num_sampled_entities >= self.num_entities:
+        if not self.is_sampled:
             index = torch.arange(len(self.weight), device=self.weight.device)
         else:
-            sampled = self.sampled_entities().to(self.weight.device)
-            sampled = sampled[(sampled >= self.first_row) & (sampled < self.end_row)] - self.first_row
-            index = torch.cat([sampled, local_labels[is_own]]).unique()  # Sorted.
+            index = torch.cat([self.own_sample(), local_labels[is_own]]).unique()  # Sorted.
         columns = torch.searchsorted(index, local_labels)
         return index, columns.where(is_own, -1)
+
+    def own_sample(self) -> torch.Tensor:
+        """This process's rows among `sampled_entities`, ascending; drawn once a step."""
+        if self._sampled[0] != self.sampling_step:
+            sampled = self.sampled_entities()
+            rows = sampled[(sampled >= self.first_row) & (sampled < self.end_row)] - self.first_row
+            device = self.weight.device
+            rows = (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
+            self._sampled = self.sampling_step, rows
+        return self._sampled[1]
 
     def sampled_entities(self) -> torch.Tensor:
         """Draws `num_sampled_entities` distinct entities, one from each of as many equal strata of all labels.

@@ -36,6 +36,8 @@ class StreamedRows(ParquetRows):
     Args:
         files: URLs that fsspec knows, such as `hf://datasets/me/i2e@main/data/train-0.parquet`, all of one kind.
         folder: Where row groups are kept; in the cache of `datasets` by default.
+        num_kept_rows: Rows that are kept there at least, if more than three times `num_cached_rows`: as many as all
+            processes and workers of the machine may be at work on, or they would fetch row groups again.
         kwargs: As for `ParquetRows`.
 
     Raises:
@@ -43,10 +45,17 @@ class StreamedRows(ParquetRows):
     """
 
     def __init__(
-        self, files: Sequence[str], columns: dict[str, str], *, folder: str | Path | None = None, **kwargs: Any
+        self,
+        files: Sequence[str],
+        columns: dict[str, str],
+        *,
+        folder: str | Path | None = None,
+        num_kept_rows: int = 0,
+        **kwargs: Any,
     ):
         self.root = Path(datasets.config.HF_DATASETS_CACHE) / "mofi_streamed" if folder is None else Path(folder)
         super().__init__(files, columns, **kwargs)
+        self.num_kept_rows = max(num_kept_rows, KEPT_SHARE * self.num_cached_rows)
 
     def fetch(self, indices: Iterable[int]) -> None:
         """Brings the row groups of some rows onto this machine, several at a time."""
@@ -115,7 +124,7 @@ class StreamedRows(ParquetRows):
         kept = sorted((modified_at(path), int(path.stem), path) for path in folder.glob("*.arrow"))
         num_rows = sum(self.group_sizes[group] for _, group, _ in kept)
         for _, group, path in kept:
-            if num_rows <= KEPT_SHARE * self.num_cached_rows:
+            if num_rows <= self.num_kept_rows:
                 break
             path.unlink(missing_ok=True)
             num_rows -= self.group_sizes[group]
@@ -129,9 +138,11 @@ class StreamedRows(ParquetRows):
         return {**super().__getstate__(), "_file_system": None}
 
 
-def open_rows(files: Sequence[str], columns: dict[str, str], **kwargs: Any) -> ParquetRows:
-    """Opens files that are here, or URLs."""
-    return (StreamedRows if "://" in files[0] else ParquetRows)(files, columns, **kwargs)
+def open_rows(files: Sequence[str], columns: dict[str, str], *, num_cached_rows: int, **kwargs: Any) -> ParquetRows:
+    """Opens files that are here, or URLs; arguments as for `StreamedRows`, of which files that are here need few."""
+    if "://" not in files[0]:
+        return ParquetRows(files, columns, num_cached_rows=num_cached_rows)
+    return StreamedRows(files, columns, num_cached_rows=num_cached_rows, **kwargs)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -16,6 +16,7 @@ from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
 from .processes_mofi import all_reduce
 from .resumable_trainer_mofi import ResumableTrainer
 from .training_arguments_mofi import MofiTrainingArguments
+from .training_data_mofi import normalize_pixels
 from .training_log_mofi import TrainingLog
 
 
@@ -100,12 +101,21 @@ class MofiTrainer(ResumableTrainer):
         with torch.no_grad():
             # Where the last step moved it past the limit, it comes back.
             own_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        if own_model.entity_head is not None:
-            own_model.entity_head.sampling_step = self.state.global_step
+        if (head := own_model.entity_head) is not None:
+            head.sampling_step = self.state.global_step
+            if head.is_sampled:
+                head.own_sample()  # Now, while a GPU is still busy with the step before.
         inputs = self._cheaper(self._prepare_inputs(inputs), own_model)
         if self.args.gradient_cache_size is None:
             return super().training_step(model, inputs, num_items_in_batch)
         return self._cached_step(model, inputs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Moves a batch to the device, and normalises images there that came as bytes."""
+        inputs = super()._prepare_inputs(inputs)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            inputs["pixel_values"] = normalize_pixels(inputs["pixel_values"], self.processing_class)
+        return inputs
 
     def _cheaper(self, inputs: dict[str, Any], model: MofiForPreTraining) -> dict[str, Any]:
         """Applies `image_size_schedule` and `patch_dropout_schedule` at this step of the run."""

@@ -82,6 +82,9 @@ class MofiTrainingArguments(TrainingArguments):
         self._take_compilation()
         super().__post_init__()
         self._check_choices()
+        if self.ddp_find_unused_parameters is None:
+            # To look for them takes time at every step. Here alone none is used: `logit_scale` is all that is left.
+            self.ddp_find_unused_parameters = self.recipe == "supervised" and "image_tower" in self.frozen_parts
         # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
         self.average_tokens_across_devices = False
 

@@ -162,6 +162,8 @@ class MofiDataCollator:
         entities: `name` and `description` by entity_label, or None for data without entities.
         with_weights: Whether images get `entity_weights`: the `similarity` that the row's `entities` state.
         num_patches: Random numbers per image for patch dropout to choose by; 0 for none.
+        normalizes: False leaves `pixel_values` as bytes, a quarter of what workers hand over, for
+            `normalize_pixels` on the device; `MofiTrainer` does that.
 
     Example:
 
@@ -183,14 +185,14 @@ class MofiDataCollator:
         with_weights: bool = False,
         augmentation: Augmentation | None = None,
         num_patches: int = 0,
+        normalizes: bool = True,
         seed: int = 0,
     ):
         self.processor, self.image_size, self.seed = processor, image_size, seed
+        self.normalizes = normalizes
         self.text_proportions = check_text_proportions(text_proportions)
         self.entities, self.with_weights = entities, with_weights
         self.augmentation, self.num_patches = augmentation or Augmentation(), num_patches
-        mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         generators = [np.random.default_rng([self.seed, row["position"]]) for row in rows]
@@ -218,7 +220,8 @@ class MofiDataCollator:
             for image, generator in zip(images, generators, strict=True)
         ]
         pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
-        return (jitter_colors(pixels, self.augmentation, generators) - self.mean) / self.std
+        pixels = (jitter_colors(pixels, self.augmentation, generators) * 255).round_().to(torch.uint8)
+        return normalize_pixels(pixels, self.processor) if self.normalizes else pixels
 
     def _draw_place(self, row: dict[str, Any], generator: np.random.Generator) -> int:
         labels = row.get("entity_labels")
@@ -235,6 +238,13 @@ class MofiDataCollator:
             return next((text for text in texts.values() if text), "")
         shares = np.array([self.text_proportions[kind] for kind in kinds])
         return texts[kinds[generator.choice(len(kinds), p=shares / shares.sum())]]
+
+
+def normalize_pixels(pixels: torch.Tensor, processor: MofiProcessor) -> torch.Tensor:
+    """Turns uint8 images `[B, 3, H, W]`, on any device, into what the image processor makes of their pixels."""
+    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (mean, std))
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def similarity_at(row: dict[str, Any], place: int) -> float:

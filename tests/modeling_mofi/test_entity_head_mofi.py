@@ -161,3 +161,15 @@ def peak_bytes(call):
 def test_sampling_nothing_is_refused():
     with pytest.raises(ValueError, match="num_sampled_entities is 0; it must be positive"):
         MofiEntityHead(10, 8, num_sampled_entities=0)
+
+
+def test_a_step_draws_once_and_another_step_anew(monkeypatch):
+    head = MofiEntityHead(50, 8, num_sampled_entities=6)
+    drawn, draw = [], MofiEntityHead.sampled_entities
+    monkeypatch.setattr(
+        MofiEntityHead, "sampled_entities", lambda head: drawn.append(head.sampling_step) or draw(head)
+    )
+    for head.sampling_step in (0, 0, 3, 3, 0):
+        assert head.own_sample().tolist() == draw(head).tolist()
+        head(unit_rows(3, 8), torch.tensor([1, 44, 1]))
+    assert drawn == [0, 3, 0]

@@ -47,7 +47,7 @@ def local(folder):
 
 
 def test_rows_are_those_of_the_files(urls, local, tmp_path):
-    rows = open_rows(urls, COLUMNS, folder=tmp_path)
+    rows = open_rows(urls, COLUMNS, num_cached_rows=12, folder=tmp_path)
     assert isinstance(rows, StreamedRows)
     assert rows.group_sizes == local.group_sizes
     assert [rows[index] for index in (23, 0, 12, 11, 0)] == [local[index] for index in (23, 0, 12, 11, 0)]
@@ -75,6 +75,14 @@ def test_no_more_rows_are_kept_than_three_windows(urls, local, tmp_path):
         assert list(rows) == expected
         assert len(list(tmp_path.rglob("*.arrow"))) == 3
         assert sum(map(len, rows._tables.values())) <= 6
+
+
+def test_as_many_rows_are_kept_as_workers_have_at_hand(urls, hub, tmp_path):
+    rows = StreamedRows(urls, {"image_id": "id"}, num_cached_rows=0, num_kept_rows=24, folder=tmp_path)
+    assert len(list(rows)) == 24
+    hub.ranges.clear()
+    assert len(list(rows)) == 24
+    assert not hub.ranges
 
 
 def test_a_batch_fetches_its_row_groups_together(urls, hub, tmp_path):

@@ -226,7 +226,9 @@ def test_sharded_towers_train_as_whole_ones_do(start, changes):
     changes = {"max_steps": 3, "save_strategy": "no", **changes}
     _, expected = start("whole", **changes)
     _, losses = start("sharded", processes=2, **changes, per_device_train_batch_size=2, fsdp="full_shard")
-    assert losses == pytest.approx(expected, rel=1e-5)
+    assert losses[1] == pytest.approx(expected[1], rel=1e-5)
+    # Adam's first steps go as far for a gradient near zero as for any other, and so enlarge what rounding does to it.
+    assert losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_is_not_sharded_comes_to_the_device_too(tiny_config):

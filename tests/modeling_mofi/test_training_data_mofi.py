@@ -19,6 +19,7 @@ from modeling_mofi.training_data_mofi import (
     PositionDataset,
     PositionSampler,
     UnreadableImageError,
+    normalize_pixels,
     read_image,
 )
 
@@ -151,6 +152,15 @@ def test_a_view_is_the_processors_image_if_nothing_is_augmented(tiny_processor, 
     batch = make_collator(tiny_processor, entities)(make_rows(1, image=image))
     expected = tiny_processor.image_processor(image, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-6, rtol=0)
+
+
+def test_bytes_become_the_normalised_view_wherever_that_is_done(tiny_processor, entities):
+    settings = {"augmentation": Augmentation(min_crop_area=0.3, color_jitter=0.4, erase_probability=0.5)}
+    batch = make_collator(tiny_processor, entities, **settings)(make_rows(5))
+    as_bytes = make_collator(tiny_processor, entities, normalizes=False, **settings)(make_rows(5))
+    assert as_bytes["pixel_values"].dtype == torch.uint8
+    assert torch.equal(normalize_pixels(as_bytes.pop("pixel_values"), tiny_processor), batch.pop("pixel_values"))
+    assert all(torch.equal(torch.as_tensor(as_bytes[name]), torch.as_tensor(batch[name])) for name in batch)
 
 
 def test_a_sample_is_a_function_of_seed_and_position(tiny_processor, entities):
