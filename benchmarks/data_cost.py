@@ -51,7 +51,7 @@ def hours(items_per_second: float) -> str:
 
 
 def core_rows() -> list[tuple[str, str, str]]:
-    """Core-hours of the two phases."""
+    """Core-hours of the two phases and of labelling."""
     rows = []
     if texts := read_result("data_processes").get("text_phase"):
         speed = texts["per_second_of_one_process"]
@@ -69,6 +69,9 @@ def core_rows() -> list[tuple[str, str, str]]:
         width, height = decode["size"]
         name = f"decode, shrink, encode, prepare {width} x {height}"
         rows.append((name, f"{hours(speed)} core-h", f"{speed:.0f} images/s, data_image_phase.json"))
+    if labels := read_result("data_labels").get("one_process"):
+        speed = labels["rows_per_second"]
+        rows.append(("count, draw, split and label", f"{hours(speed)} core-h", f"{speed:,.0f} rows/s, data_labels.json"))
     return rows
 
 
