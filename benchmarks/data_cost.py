@@ -71,7 +71,9 @@ def core_rows() -> list[tuple[str, str, str]]:
         rows.append((name, f"{hours(speed)} core-h", f"{speed:.0f} images/s, data_image_phase.json"))
     if labels := read_result("data_labels").get("one_process"):
         speed = labels["rows_per_second"]
-        rows.append(("count, draw, split and label", f"{hours(speed)} core-h", f"{speed:,.0f} rows/s, data_labels.json"))
+        rows.append(
+            ("count, draw, split and label", f"{hours(speed)} core-h", f"{speed:,.0f} rows/s, data_labels.json")
+        )
     return rows
 
 

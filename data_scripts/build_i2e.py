@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +40,7 @@ from data_scripts.dataset_card import BuildResult
 from data_scripts.embed_entities import EmbedBlock, embed_entities, join_blocks, write_entity_ids
 from data_scripts.engines import Engine, run_job, run_phase
 from data_scripts.files import hash_settings, remove_siblings, try_read_json, write_json
-from data_scripts.finish_build import finish_build, nothing_left
+from data_scripts.finish_build import finish_build
 from data_scripts.job_array import OthersAtWork
 from data_scripts.knowledge_base import open_knowledge_base
 from data_scripts.plan_shards import SourceOptions, check_files, keep_column_types, plan_shards
@@ -206,18 +207,30 @@ def run_share(phase: Phase, groups: list[Group], build: Build, *, engine: Engine
 
     Raises:
         OthersAtWork: If some of them are late.
+        ValueError: If no row is left; in every task, so that none waits for what will never come.
     """
     started = time.perf_counter()
     run_phase(phase, build.array.share(groups), engine=engine)
     build.array.wait(partial(is_done, phase), build.shards, name=phase.name)
-    log_stages(sum_manifests(phase, build.shards), seconds=time.perf_counter() - started)
+    totals = sum_manifests(phase, build.shards)
+    log_stages(totals, seconds=time.perf_counter() - started)
+    if totals["stages"][phase.name]["rows_out"] == 0:
+        raise ValueError(nothing_left(phase, totals))
+
+
+def nothing_left(phase: Phase, totals: dict[str, Any]) -> str:
+    """Says where the rows went."""
+    lines = [
+        f"{name} {counts['rows_in']:,} in, {counts['rows_out']:,} out {counts['dropped']}"
+        for name, counts in totals["stages"].items()
+    ]
+    return f"no row is left after {phase.name}: {'; '.join(lines)}. Check columns, knowledge base, thresholds."
 
 
 def embed_found_entities(build: Build, linking: Phase, *, engine: Engine) -> None:
     """Runs `embed_entities` on the candidates of the text phase, unless its result is there.
 
     Raises:
-        ValueError: If the text phase found no entity.
         OthersAtWork: If another task of the array embeds them.
     """
     array, folder = build.array.for_short_work, build.text_embeddings
@@ -229,8 +242,6 @@ def embed_found_entities(build: Build, linking: Phase, *, engine: Engine) -> Non
     started = time.perf_counter()
     if array.is_first:
         found = find_entities(build, linking)
-        if not found:
-            raise ValueError(nothing_left(linking, build))
         remove_siblings(folder)
         write_entity_ids(found, folder)
     array.wait(Path.is_file, [listed], name="the list of entities")

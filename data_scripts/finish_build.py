@@ -36,8 +36,6 @@ def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine
     started = time.perf_counter()
     run: RunJob = partial(run_job, engine=engine, array=array)
     thresholds, histogram = choose_thresholds(build, run=run)
-    if histogram.counts.sum() == 0:
-        raise ValueError(nothing_left(scoring, build))
     filtering = run_filter(build, thresholds, engine=engine, array=array)
     summary = write_labels(build, filtering, thresholds, run=run)
     publish(build, summary, run=run)
@@ -53,16 +51,6 @@ def finish_build(build: Build, linking: Phase, scoring: Phase, *, engine: Engine
     write_report(result)
     announce(build, summary)
     return result
-
-
-def nothing_left(phase: Phase, build: Build) -> str:
-    """Says where the rows went."""
-    stages = sum_manifests(phase, build.shards)["stages"]
-    lines = [
-        f"{name} {counts['rows_in']:,} in, {counts['rows_out']:,} out {counts['dropped']}"
-        for name, counts in stages.items()
-    ]
-    return f"no row is left after {phase.name}: {'; '.join(lines)}. Check columns, knowledge base, thresholds."
 
 
 def run_filter(build: Build, thresholds: Thresholds, *, engine: Engine, array: JobArray) -> Phase:

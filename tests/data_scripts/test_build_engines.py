@@ -67,6 +67,16 @@ def test_tasks_that_wait_for_one_another_share_every_step(recipe, tmp_path):
     assert not list(tmp_path.rglob("*.tmp.*"))
 
 
+@pytest.mark.timeout(60)
+def test_every_task_says_that_nothing_is_left_and_none_waits_for_it(recipe, tmp_path, capsys):
+    rows = [row | {"alt_text": "DSC00220"} for row in make_pairs(24)]
+    settings = {"pairs": write_pairs(tmp_path / "none.parquet", rows), "num_shards": 2}
+    main(recipe(**settings, shard_index=1))
+    for index in (0, 1):
+        message = error_of(capsys, recipe(**settings, shard_index=index, wait_seconds=3600))
+        assert "no row is left after link_entities" in message
+
+
 def run_in_child(flags, log):
     """Starts the build in a child that notes each Parquet file and manifest of labelled rows that it writes."""
     child = os.fork()
