@@ -23,7 +23,15 @@ import pyarrow.compute as pc
 from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key
 from data_scripts.description_tokens import token_norms, token_table
 from data_scripts.entity_embeddings import embed_from_graph, read_biggraph_embeddings
-from data_scripts.files import fingerprint_file, hash_file, hash_settings, try_read_json, write_json, write_whole
+from data_scripts.files import (
+    fingerprint_file,
+    hash_file,
+    hash_settings,
+    try_read_json,
+    write_array,
+    write_json,
+    write_whole,
+)
 from data_scripts.knowledge_base import (
     CASELESS,
     COMMON,
@@ -224,9 +232,8 @@ def write_arrays(folder: Path, table: pa.Table, args: KnowledgeBaseArguments) ->
 
 
 def save(folder: Path, name: str, array: np.ndarray) -> None:
-    """Writes one array in one piece."""
-    with write_whole(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+    """Writes one array of the knowledge base."""
+    write_array(folder / f"{name}.npy", array)
 
 
 def spelling(name: str) -> int:
