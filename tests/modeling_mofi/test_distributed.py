@@ -9,7 +9,7 @@ from processes import run_processes
 from tiny import make_tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
-from modeling_mofi import MofiForPreTraining
+from modeling_mofi import MofiForPreTraining, entity_head_mofi
 from modeling_mofi.checkpoint_mofi import load_optimizer, save_optimizer
 from modeling_mofi.gradient_cache_mofi import cached_backward, split_batch
 from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
@@ -88,10 +88,13 @@ def cached_losses_and_gradients(config, counts, *, chunk_size, seed=0):
 
 
 def compare_losses(config):
-    """Results for each share of rows, and for the first of them in chunks of the batch."""
+    """Results for each share of rows, for the first in chunks of the batch, and for the last in chunks of logits."""
     shares = SHARES[process_place()[1]]
     results = [losses_and_gradients(config, counts) for counts in shares]
-    return [*results, cached_losses_and_gradients(config, shares[0], chunk_size=4)]
+    results.append(cached_losses_and_gradients(config, shares[0], chunk_size=4))
+    # Processes sample different numbers of rows, and must still reduce the same images at the same time.
+    entity_head_mofi.MAX_LOGITS = 60
+    return [*results, losses_and_gradients(config, shares[-1])]
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +107,9 @@ def results():
     return found
 
 
-CASES = [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2), (1, 1)]
-KINDS = ("even", "uneven", "cached")
-NAMES = [*(f"{num_processes}-{KINDS[share]}" for num_processes, share in CASES[:-1]), "1-cached"]
+KINDS = ("even", "uneven", "cached", "logits in chunks")
+CASES = [*((num_processes, share) for num_processes in (2, 3, 4) for share in range(4)), (1, 1), (1, 2)]
+NAMES = [f"{num_processes}-{KINDS[share + (num_processes == 1)]}" for num_processes, share in CASES]
 
 
 @pytest.mark.parametrize(("num_processes", "share"), CASES, ids=NAMES)
