@@ -143,7 +143,7 @@ def hashed_mention_words(mention: str) -> tuple[int, ...]:
 
 
 class ContentHashes(dict[str, int]):
-    """The hash of each token's singular, -1 for a number; made when first asked for, faster than by a cache."""
+    """The hash of each token's singular, -1 for a number; made when first asked for."""
 
     def __missing__(self, token: str) -> int:
         found = self[token] = -1 if token.isdigit() else hash_token(singular(token))

@@ -1,12 +1,20 @@
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from tiny_build import BAD_IMAGES, NOISE, encode, error_of, make_pairs, read_build, write_entities, write_pairs
+from tiny_build import (
+    BAD_IMAGES,
+    NOISE,
+    encode,
+    error_of,
+    make_pairs,
+    read_build,
+    write_entities,
+    write_pairs,
+    write_tar,
+)
 
 from data_scripts.build_arguments import STAGES
 from data_scripts.build_i2e import main
@@ -233,14 +241,6 @@ def test_other_files_are_looked_at_before_any_work_too(kind, recipe, tmp_path, c
     assert f"part-2.{kind}" in message
     assert "'licence'" in message
     assert not (tmp_path / "i2e").exists()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 @pytest.mark.timeout(30)

@@ -1,11 +1,10 @@
 import csv
-import io
 import json
-import tarfile
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from tiny_build import write_tar
 
 from data_scripts.plan_shards import SourceOptions, plan_shards
 from data_scripts.read_pairs import PairColumns, read_images, read_pairs
@@ -62,19 +61,15 @@ def write_parquet_of_bytes(folder):
     return folder / "bytes.parquet"
 
 
-def write_tar(folder):
-    path = folder / "00000.tar"
-    with tarfile.open(path, "w") as tar:
-        for row, record in enumerate(records()):
-            members = {"jpg": image(row), "txt": text(row).encode(), "json": json.dumps(record).encode()}
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{row:09d}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path
+def write_webdataset(folder):
+    members = {}
+    for row, record in enumerate(records()):
+        sample = {"jpg": image(row), "txt": text(row).encode(), "json": json.dumps(record).encode()}
+        members |= {f"{row:09d}.{extension}": content for extension, content in sample.items()}
+    return write_tar(folder / "00000.tar", members)
 
 
-SOURCES = [write_jsonl, write_csv, write_parquet_of_paths, write_parquet_of_bytes, write_tar]
+SOURCES = [write_jsonl, write_csv, write_parquet_of_paths, write_parquet_of_bytes, write_webdataset]
 
 
 def plan(source, *, rows_per_shard=4):
@@ -238,7 +233,7 @@ def test_sources_that_cannot_be_read_are_refused(name, content, error, message, 
 
 
 def test_a_cut_tar_is_refused_with_its_name(folder):
-    path = write_tar(folder)
+    path = write_webdataset(folder)
     path.write_bytes(path.read_bytes()[:-11_000])
     with pytest.raises(ValueError, match=r"00000\.tar is not a whole tar"):
         read_all(plan(path))

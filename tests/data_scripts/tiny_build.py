@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def write_entities(path: Path, entities: list[tuple] = ENTITIES) -> Path:
     """Writes a JSONL knowledge base."""
     names = ("entity_id", "name", "description", "aliases", "num_sitelinks")
     path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in entities), "utf-8")
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    """Writes files with their contents as a tar."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return path
 
 
