@@ -42,7 +42,7 @@ test: $(READY)
 
 test-ray: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data_scripts/test_ray_engine.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data_scripts/engine/test_ray_engine.py
 
 docs-check: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/docs_check.py

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 EXTRAS = {
@@ -52,8 +52,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["modeling_mofi", "data_scripts"],
-    package_data={"data_scripts": ["report.css"]},
+    packages=find_packages(include=["modeling_mofi*", "data_scripts*"]),
+    package_data={"data_scripts.report": ["page.css"]},
     # The template that publishing fills.
     data_files=[("share/mofi", ["model_card.md"])],
     # transformers 5.20 is the first with `sub_configs_defaults`, which MofiConfig relies on.

@@ -20,18 +20,18 @@ import transformers
 from huggingface_hub import hf_hub_download
 
 from modeling_mofi import MofiForPreTraining, MofiProcessor
-from modeling_mofi.augmentation_mofi import Augmentation
-from modeling_mofi.checkpoint_mofi import last_complete_checkpoint, read_json
-from modeling_mofi.entity_rows_mofi import initialize_rows
-from modeling_mofi.entity_table_mofi import EntityTable
-from modeling_mofi.model_building_mofi import ModelArguments, build_model, load_processor
-from modeling_mofi.parquet_rows_mofi import ParquetRows, downloaded, find_parquet_files
+from modeling_mofi.data.augmentation import Augmentation
+from modeling_mofi.data.collator import WINDOW_ROWS, MofiDataCollator, PositionDataset
+from modeling_mofi.data.entity_table import EntityTable
+from modeling_mofi.data.parquet_rows import ParquetRows, downloaded, find_parquet_files
+from modeling_mofi.data.streamed_rows import open_rows
 from modeling_mofi.recipe_parser import parse_recipe
-from modeling_mofi.retrieval_evaluation_mofi import RetrievalEvaluation
-from modeling_mofi.streamed_rows_mofi import open_rows
-from modeling_mofi.trainer_mofi import MofiTrainer
-from modeling_mofi.training_arguments_mofi import MofiTrainingArguments
-from modeling_mofi.training_data_mofi import WINDOW_ROWS, MofiDataCollator, PositionDataset
+from modeling_mofi.training.arguments import MofiTrainingArguments
+from modeling_mofi.training.checkpoint import last_complete_checkpoint, read_json
+from modeling_mofi.training.entity_initialization import initialize_rows
+from modeling_mofi.training.evaluation import RetrievalEvaluation
+from modeling_mofi.training.model_building import ModelArguments, build_model, load_processor
+from modeling_mofi.training.trainer import MofiTrainer
 
 
 logger = logging.getLogger("train")

@@ -33,11 +33,11 @@ from benchmarks.generated_builds import (
     write_pairs,
 )
 from data_scripts.build_i2e import embed_found_entities
-from data_scripts.build_phases import link_phase, score_groups, score_phase
-from data_scripts.decode_images import decode_image, decode_pixels, open_image
-from data_scripts.engines import Engine, run_phase
-from data_scripts.filter_model import embed_images, prepare_image
-from data_scripts.run_shards import single_shards
+from data_scripts.engine.engines import Engine, run_phase
+from data_scripts.engine.shards import single_shards
+from data_scripts.images.decode_images import decode_image, decode_pixels, open_image
+from data_scripts.images.filter_model import embed_images, prepare_image
+from data_scripts.phases import link_phase, score_groups, score_phase
 
 
 SIZES = ((500, 375), (1280, 960), (3000, 2250))

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.evaluation_record import write_record
 from benchmarks.generated_builds import build_sample_knowledge_base
-from data_scripts.engines import Engine, run_job
-from data_scripts.job_array import JobArray
-from data_scripts.knowledge_base import KnowledgeBase, open_knowledge_base
-from data_scripts.label_entities import LabelOptions, hash_of
-from data_scripts.label_shards import label_shards
+from data_scripts.engine.engines import Engine, run_job
+from data_scripts.engine.job_array import JobArray
+from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
+from data_scripts.labels.label_entities import LabelOptions, hash_of
+from data_scripts.labels.label_shards import label_shards
 from data_scripts.schema import Shard, filtered_schema, labelled_schema
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--num_shards", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_labels.json"))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Engine(num_processes=2, preload=["data_scripts.build_phases"]) as two:
+    with tempfile.TemporaryDirectory() as name, Engine(num_processes=2, preload=["data_scripts.phases"]) as two:
         folder = Path(name)
         kb = open_knowledge_base(build_sample_knowledge_base(folder))
         shards = write_filtered(folder / "filtered", kb, num_shards=args.num_shards)

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.evaluation_record import write_record
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.count_aliases import count_aliases, write_text_statistics
-from data_scripts.knowledge_base import open_knowledge_base
-from data_scripts.link_entities import link_entities
-from data_scripts.link_evidence import LinkWeights
-from data_scripts.measure_gold import is_ambiguous
-from data_scripts.recognize_mentions import recognize_mentions
+from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.linking.link_entities import link_entities
+from data_scripts.linking.link_evidence import LinkWeights
+from data_scripts.linking.recognize_mentions import recognize_mentions
+from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.report.gold import is_ambiguous
 from data_scripts.schema import Batch
 
 

@@ -27,9 +27,9 @@ from benchmarks.generated_builds import (
     write_pairs,
 )
 from data_scripts.build_i2e import run_build
-from data_scripts.build_phases import link_phase
-from data_scripts.engines import Engine, run_phase
-from data_scripts.run_shards import single_shards
+from data_scripts.engine.engines import Engine, run_phase
+from data_scripts.engine.shards import single_shards
+from data_scripts.phases import link_phase
 
 
 MODEL = {"hidden_size": 32, "num_layers": 1, "image_size": 32, "patch_size": 16}

@@ -29,9 +29,9 @@ from benchmarks.generated_builds import (
     write_pairs,
 )
 from data_scripts.build_i2e import embed_found_entities
-from data_scripts.build_phases import Build, link_phase, score_groups, score_phase
-from data_scripts.engines import Engine, run_phase
-from data_scripts.run_shards import Group, Phase, single_shards
+from data_scripts.engine.engines import Engine, run_phase
+from data_scripts.engine.shards import Group, Phase, single_shards
+from data_scripts.phases import Build, link_phase, score_groups, score_phase
 
 
 ROWS_PER_SHARD = 1_000
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_processes.json"))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Engine(num_processes=2, preload=["data_scripts.build_phases"]) as two:
+    with tempfile.TemporaryDirectory() as name, Engine(num_processes=2, preload=["data_scripts.phases"]) as two:
         folder = Path(name)
         knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
         engines = {1: Engine(), 2: two}

@@ -24,10 +24,10 @@ import spacy
 from benchmarks.evaluation_record import write_record
 from benchmarks.generated_wikidata import generate_texts, write_dump
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.count_aliases import count_aliases, write_text_statistics
-from data_scripts.knowledge_base import KnowledgeBase
-from data_scripts.link_entities import link_entities
-from data_scripts.recognize_mentions import open_spacy, recognize_mentions
+from data_scripts.knowledge_base.store import KnowledgeBase
+from data_scripts.linking.link_entities import link_entities
+from data_scripts.linking.recognize_mentions import open_spacy, recognize_mentions
+from data_scripts.linking.statistics import count_aliases, write_text_statistics
 from data_scripts.schema import drop_rows
 
 
@@ -88,7 +88,7 @@ def build_generated(args: argparse.Namespace) -> tuple[Path, dict[str, float]]:
 def measure_opening(folder: Path, texts: list[str]) -> dict[str, object]:
     """Seconds to open the tables in a fresh process, and the memory that some workers hold together."""
     code = (
-        "import time, sys; from data_scripts.knowledge_base import KnowledgeBase; s = time.perf_counter(); "
+        "import time, sys; from data_scripts.knowledge_base.store import KnowledgeBase; s = time.perf_counter(); "
         f"kb = KnowledgeBase({str(folder)!r}); kb.aliases.get('x'); print(time.perf_counter() - s)"
     )
     seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from modeling_mofi.entity_head_mofi import MofiEntityHead
+from modeling_mofi.entity_head import MofiEntityHead
 from modeling_mofi.recipe_parser import parse_recipe
 
 

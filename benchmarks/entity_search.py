@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.evaluation_record import write_record
-from modeling_mofi.vector_search import VectorSearch
+from modeling_mofi.search.vector_search import VectorSearch
 
 
 RESULT = Path(__file__).parent / "results" / "entity_search"

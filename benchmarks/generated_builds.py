@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-from data_scripts.build_arguments import (
+from data_scripts.arguments import (
     BuildArguments,
     FilterArguments,
     LabelArguments,
@@ -22,8 +22,8 @@ from data_scripts.build_arguments import (
 )
 from data_scripts.build_i2e import plan_build, write_statistics
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.build_phases import Build
-from data_scripts.knowledge_base import open_knowledge_base
+from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.phases import Build
 
 
 TOKENIZER = "sample_data/tokenizer"

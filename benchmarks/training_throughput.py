@@ -26,11 +26,11 @@ from PIL import Image
 
 from benchmarks.evaluation_record import write_record
 from modeling_mofi import MofiConfig, MofiForPreTraining, MofiImageProcessor
-from modeling_mofi.augmentation_mofi import Augmentation
-from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
+from modeling_mofi.data.augmentation import Augmentation
+from modeling_mofi.data.collator import MofiDataCollator, PositionDataset
 from modeling_mofi.recipe_parser import parse_recipe
-from modeling_mofi.trainer_mofi import MAX_LOGIT_SCALE
-from modeling_mofi.training_data_mofi import MofiDataCollator, PositionDataset
+from modeling_mofi.training.optimizer import TowersAndHeadOptimizer
+from modeling_mofi.training.trainer import MAX_LOGIT_SCALE
 
 
 ROOT = Path(__file__).parent.parent

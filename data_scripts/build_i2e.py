@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.build_arguments import (
+from data_scripts.arguments import (
     STAGES,
     BuildArguments,
     FilterArguments,
@@ -34,18 +34,18 @@ from data_scripts.build_arguments import (
     SourceArguments,
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.build_phases import Build, link_phase, score_groups, score_phase
-from data_scripts.count_aliases import count_aliases, write_text_statistics
-from data_scripts.dataset_card import BuildResult
-from data_scripts.embed_entities import EmbedBlock, embed_entities, join_blocks, write_entity_ids
-from data_scripts.engines import Engine, run_job, run_phase
-from data_scripts.files import hash_settings, remove_siblings, try_read_json, write_json
+from data_scripts.engine.engines import Engine, run_job, run_phase
+from data_scripts.engine.files import hash_settings, remove_siblings, try_read_json, write_json
+from data_scripts.engine.job_array import OthersAtWork
+from data_scripts.engine.shards import Group, Phase, is_done, log_stages, single_shards, sum_manifests
 from data_scripts.finish_build import finish_build
-from data_scripts.job_array import OthersAtWork
-from data_scripts.knowledge_base import open_knowledge_base
-from data_scripts.plan_shards import SourceOptions, check_files, keep_column_types, plan_shards
-from data_scripts.read_pairs import read_pairs
-from data_scripts.run_shards import Group, Phase, is_done, log_stages, single_shards, sum_manifests
+from data_scripts.images.embed_entities import EmbedBlock, embed_entities, join_blocks, write_entity_ids
+from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.phases import Build, link_phase, score_groups, score_phase
+from data_scripts.report.card import BuildResult
+from data_scripts.sources.pairs import read_pairs
+from data_scripts.sources.plan import SourceOptions, check_files, keep_column_types, plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
 
 
@@ -84,7 +84,7 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     """
     args.check()
     options = {"num_processes": args.run.num_processes, "num_threads": args.run.num_threads}
-    with Engine(args.run.engine, **options, preload=["data_scripts.build_phases"]) as engine:
+    with Engine(args.run.engine, **options, preload=["data_scripts.phases"]) as engine:
         build = plan_build(args)
         check_directory(build)
         write_statistics(build)

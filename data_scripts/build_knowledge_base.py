@@ -20,10 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_scripts.alias_text import HASH_BITS, MAX_KEY_LENGTH, alias_key
-from data_scripts.description_tokens import token_norms, token_table
-from data_scripts.entity_embeddings import embed_from_graph, read_biggraph_embeddings
-from data_scripts.files import (
+from data_scripts.engine.files import (
     fingerprint_file,
     hash_file,
     hash_settings,
@@ -32,7 +29,9 @@ from data_scripts.files import (
     write_json,
     write_whole,
 )
-from data_scripts.knowledge_base import (
+from data_scripts.knowledge_base.graph_embeddings import embed_from_graph, read_biggraph_embeddings
+from data_scripts.knowledge_base.read_wikidata import read_anchor_counts, read_entities, read_exclusions
+from data_scripts.knowledge_base.store import (
     CASELESS,
     COMMON,
     FORMAT_VERSION,
@@ -41,7 +40,8 @@ from data_scripts.knowledge_base import (
     OWN_NAME,
     PROPER,
 )
-from data_scripts.read_entities import read_anchor_counts, read_entities, read_exclusions
+from data_scripts.text.description_tokens import token_norms, token_table
+from data_scripts.text.tokens import HASH_BITS, MAX_KEY_LENGTH, alias_key
 from modeling_mofi.recipe_parser import parse_recipe
 
 

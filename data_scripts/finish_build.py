@@ -4,20 +4,20 @@ import logging
 import time
 from functools import partial
 
-from data_scripts.build_phases import Build, filter_phase
 from data_scripts.choose_thresholds import choose_thresholds
-from data_scripts.dataset_card import BuildResult, write_card
-from data_scripts.engines import Engine, run_job, run_phase
-from data_scripts.files import remove_siblings
-from data_scripts.filter_entities import Thresholds
-from data_scripts.job_array import JobArray, OthersAtWork
-from data_scripts.knowledge_base import open_knowledge_base
-from data_scripts.label_entities import LabelOptions, LabelSummary
-from data_scripts.label_shards import RunJob, label_shards
-from data_scripts.publish_shards import PublishJob, plan_outputs, write_entities
-from data_scripts.push_to_hub import push_to_hub
-from data_scripts.report import write_report
-from data_scripts.run_shards import Phase, is_done, log_stages, single_shards, sum_manifests
+from data_scripts.engine.engines import Engine, run_job, run_phase
+from data_scripts.engine.files import remove_siblings
+from data_scripts.engine.job_array import JobArray, OthersAtWork
+from data_scripts.engine.shards import Phase, is_done, log_stages, single_shards, sum_manifests
+from data_scripts.images.filter_entities import Thresholds
+from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.labels.label_entities import LabelOptions, LabelSummary
+from data_scripts.labels.label_shards import RunJob, label_shards
+from data_scripts.labels.write_dataset import PublishJob, plan_outputs, write_entities
+from data_scripts.phases import Build, filter_phase
+from data_scripts.report.card import BuildResult, write_card
+from data_scripts.report.page import write_report
+from data_scripts.report.push import push_to_hub
 
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from html_parts import CSS, INTRODUCTION, answer_html, row_html
 from i2e_browser import I2EBrowser
 from PIL import Image
 
-from modeling_mofi.encoder_mofi import MofiEncoder, read_image
-from modeling_mofi.image_gallery import ImageGallery
+from modeling_mofi.search.encoder import MofiEncoder, read_image
+from modeling_mofi.search.image_gallery import ImageGallery
 
 
 logger = logging.getLogger(__name__)

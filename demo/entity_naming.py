@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 from PIL import Image
 
-from modeling_mofi.entity_index import EntityIndex
+from modeling_mofi.search.entity_index import EntityIndex
 
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from i2e_browser import ShownEntity, ShownRow
 
-from modeling_mofi.entity_index import EntityAnswer, FoundEntity
+from modeling_mofi.search.entity_index import EntityAnswer, FoundEntity
 
 
 CSS = """

@@ -15,9 +15,9 @@ from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
 from evaluation.labelled_images import LabelledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
-from modeling_mofi.pretraining_mofi import HEAD_NAME
+from modeling_mofi.pretraining import HEAD_NAME
 from modeling_mofi.processing_mofi import MofiProcessor
-from modeling_mofi.row_files_mofi import load_rows, num_saved_rows
+from modeling_mofi.sharded_rows import load_rows, num_saved_rows
 
 
 logger = logging.getLogger(__name__)

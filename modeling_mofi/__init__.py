@@ -1,6 +1,6 @@
 """MOFI for Hugging Face: image representations learned from noisy entity-annotated images.
 
-Importing the package registers MOFI with transformers' Auto classes. Training is in `modeling_mofi.trainer_mofi`,
+Importing the package registers MOFI with transformers' Auto classes. Training is in `modeling_mofi.training.trainer`,
 which needs the extra `train`.
 """
 
@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from .configuration_mofi import MofiConfig
-from .entity_head_mofi import MofiEntityHead
+from .entity_head import MofiEntityHead
 from .image_processing_mofi import MofiImageProcessor
 from .modeling_mofi import (
     MofiForImageClassification,
@@ -27,7 +27,7 @@ from .modeling_mofi import (
     MofiVisionModel,
     MofiVisionModelWithProjection,
 )
-from .pretraining_mofi import MofiForPreTraining, MofiForPreTrainingOutput
+from .pretraining import MofiForPreTraining, MofiForPreTrainingOutput
 from .processing_mofi import MofiProcessor
 
 

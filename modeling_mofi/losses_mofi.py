@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .processes_mofi import all_reduce, gather_rows, process_place, row_counts
+from .distributed_mofi import all_reduce, gather_rows, process_place, row_counts
 
 
 ROWS_PER_BLOCK = 2**13

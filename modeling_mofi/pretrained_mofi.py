@@ -90,7 +90,7 @@ class MofiPreTrainedModel(PreTrainedModel):
         Without this package, as in a process that has only a checkpoint's source files, it is transformers' own.
         """
         try:
-            publishing = importlib.import_module(f"{PACKAGE}.publishing_mofi")
+            publishing = importlib.import_module(f"{PACKAGE}.hub.publishing")
         except ModuleNotFoundError:
             return super().push_to_hub(repo_id, **kwargs)
         return publishing.publish_model(self, repo_id, **kwargs)

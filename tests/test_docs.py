@@ -16,9 +16,9 @@ PAGES = [ROOT / "README.md", ROOT / "model_card.md", *sorted((ROOT / "docs").glo
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Files whose dataclass fields or arguments are the flags of a command.
 FLAG_FILES = {
-    "train.py": ["train.py", "modeling_mofi/training_arguments_mofi.py", "modeling_mofi/model_building_mofi.py"],
+    "train.py": ["train.py", "modeling_mofi/training/arguments.py", "modeling_mofi/training/model_building.py"],
     "evaluate_mofi.py": ["evaluate_mofi.py", "evaluation/benchmark.py"],
-    "data_scripts/build_i2e.py": ["data_scripts/build_arguments.py"],
+    "data_scripts/build_i2e.py": ["data_scripts/arguments.py"],
 }
 NEEDS_NO_PACKAGE = ("modeling_mofi", "transformers", "torch", "PIL")
 

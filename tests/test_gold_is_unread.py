@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from data_scripts import build_i2e
 from modeling_mofi import MofiImageProcessor, MofiProcessor
-from modeling_mofi.trainer_mofi import MofiTrainingArguments
+from modeling_mofi.training.trainer import MofiTrainingArguments
 from train import DataArguments, load_rows
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,30 @@ ALLOWED = {
 # What a published checkpoint takes along, and all that those files may import.
 PUBLISHED = ("configuration_mofi", "modeling_mofi", "image_processing_mofi", "processing_mofi")
 PUBLISHED_NEEDS = {"torch", "transformers", "safetensors", "numpy", "PIL"}
+# What each room may import of its own part; the files beside the rooms that are not named here import what they like.
+FLAT = ("configuration_mofi", "modeling_mofi", "image_processing_mofi", "processing_mofi", "losses_mofi")
+FLAT += ("distributed_mofi", "pretrained_mofi", "sharded_rows")
+ROOMS = {
+    "modeling_mofi": {
+        "data": FLAT,
+        "hub": FLAT,
+        "search": (*FLAT, "data", "hub"),
+        "training": (*FLAT, "pretraining", "entity_head", "patch_dropout", "data", "hub"),
+    },
+    "data_scripts": {
+        "schema": (),
+        "arguments": (),
+        "text": (),
+        "engine": ("schema",),
+        "sources": ("schema", "engine"),
+        "knowledge_base": ("schema", "engine", "text"),
+        "linking": ("schema", "engine", "text", "knowledge_base"),
+        "images": ("schema", "engine", "knowledge_base"),
+        "labels": ("schema", "engine", "knowledge_base"),
+        "phases": ("schema", "arguments", "engine", "sources", "knowledge_base", "linking", "images", "labels"),
+        "report": ("schema", "engine", "text", "sources", "knowledge_base", "images", "labels", "phases"),
+    },
+}
 STAGES = (
     "recognize_mentions",
     "link_entities",
@@ -69,10 +94,46 @@ def test_part_imports_only_what_it_may(part):
         assert used <= ALLOWED[part], f"{path.relative_to(ROOT)} imports {sorted(used - ALLOWED[part])}"
 
 
-def test_package_imports_itself_relatively_and_flat():
+def test_package_imports_itself_relatively():
     for path in files_of("modeling_mofi"):
-        own = [name for name in imports(path) if name.startswith(".") or name.split(".")[0] == "modeling_mofi"]
-        assert all(name.startswith(".") and name.count(".") == 1 for name in own), path.name
+        assert not [name for name in imports(path) if name.split(".")[0] == "modeling_mofi"], path.name
+
+
+def test_the_suffix_mofi_names_exactly_what_a_checkpoint_carries():
+    named = {path.stem for path in files_of("modeling_mofi") if path.stem.endswith("_mofi")}
+    assert named == set(shipped_files())
+
+
+def room_of(part, path):
+    """Name of the folder that a file lies in; the file's own name where that is the part itself."""
+    return path.parent.name if path.parent != ROOT / part else path.stem
+
+
+def rooms_imported(part, path):
+    """Rooms, and files that lie in no room, of the same part that a file imports."""
+    here = [part, *path.parent.relative_to(ROOT / part).parts]
+    for name in imports(path):
+        level = len(name) - len(name.lstrip("."))
+        parts = name.lstrip(".").split(".")
+        if level:
+            parts = [*here[: len(here) - level + 1], *parts]
+        if parts[0] == part and len(parts) > 1:
+            yield parts[1]
+
+
+@pytest.mark.parametrize("part", ROOMS)
+def test_room_imports_only_what_it_may(part):
+    for path in files_of(part):
+        room = room_of(part, path)
+        if room in ROOMS[part]:
+            wrong = set(rooms_imported(part, path)) - set(ROOMS[part][room]) - {room}
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("part", ROOMS)
+def test_every_room_has_its_arrows_and_none_runs_in_a_circle(part):
+    assert {path.parent.name for path in (ROOT / part).glob("*/*.py")} <= set(ROOMS[part])
+    TopologicalSorter(ROOMS[part]).prepare()
 
 
 @pytest.mark.parametrize("name", shipped_files())
@@ -85,9 +146,10 @@ def test_stages_know_no_engine_and_engines_no_stage():
     stages = [path for path in files_of("data_scripts") if path.stem in STAGES]
     assert stages
     for path in stages:
-        assert not {name for name in imports(path) if "engine" in name}, path.name
+        used = {name for name in imports(path) if name.startswith("data_scripts.engine")}
+        assert used <= {"data_scripts.engine.files"}, path.name
     for path in files_of("data_scripts"):
-        if "engine" in path.stem:
+        if path.parent.name == "engine":
             assert not {name.split(".")[-1] for name in imports(path)} & set(STAGES), path.name
 
 

@@ -5,9 +5,9 @@ import torch
 import yaml
 
 from modeling_mofi import MofiConfig, MofiModel
-from modeling_mofi.model_building_mofi import ModelArguments
 from modeling_mofi.recipe_parser import parse_recipe
-from modeling_mofi.training_arguments_mofi import MofiTrainingArguments
+from modeling_mofi.training.arguments import MofiTrainingArguments
+from modeling_mofi.training.model_building import ModelArguments
 from train import DataArguments
 
 

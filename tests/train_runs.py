@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState, DistributedType
 from safetensors.torch import load_file
 
 import train
-from modeling_mofi import trainer_mofi, training_data_mofi
+from modeling_mofi.data import collator
+from modeling_mofi.training import trainer
 
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -62,13 +63,13 @@ def run(
         nan_in: What: "pixels", "loss" (the entity loss), "gradient" (of one weight) or "head gradient".
     """
     positions: list[int] = []
-    collate = training_data_mofi.MofiDataCollator.__call__
+    collate = collator.MofiDataCollator.__call__
 
     def note_positions(collator: Any, rows: list[dict[str, Any]]) -> Any:
         positions.extend(row["position"] for row in rows)
         return collate(collator, rows)
 
-    training_data_mofi.MofiDataCollator.__call__ = note_positions
+    collator.MofiDataCollator.__call__ = note_positions
     if kill_at_step is not None:
         kill_after(kill_at_step)
     if cut_file is not None:
@@ -97,7 +98,7 @@ def shard_on_cpus() -> None:
                 fsdp_plugin.set_mixed_precision(state.mixed_precision)
 
     AcceleratorState.__init__ = set_up_sharded
-    prepare = trainer_mofi.MofiTrainer._prepare_for_training
+    prepare = trainer.MofiTrainer._prepare_for_training
 
     def check_sharded(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         prepared = prepare(trainer, *args, **kwargs)
@@ -106,7 +107,7 @@ def shard_on_cpus() -> None:
         assert not trainer.args.fsdp or whole == ["logit_scale"]
         return prepared
 
-    trainer_mofi.MofiTrainer._prepare_for_training = check_sharded
+    trainer.MofiTrainer._prepare_for_training = check_sharded
 
 
 def kill_after(num_steps: int) -> None:
@@ -115,13 +116,13 @@ def kill_after(num_steps: int) -> None:
             if state.global_step == num_steps:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    set_up = trainer_mofi.MofiTrainer.__init__
+    set_up = trainer.MofiTrainer.__init__
 
     def add_killer(trainer: Any, *args: Any, **kwargs: Any) -> None:
         set_up(trainer, *args, **kwargs)
         trainer.add_callback(Killer())
 
-    trainer_mofi.MofiTrainer.__init__ = add_killer
+    trainer.MofiTrainer.__init__ = add_killer
 
 
 def cut(path: str, size: int) -> None:
@@ -146,7 +147,7 @@ def announce_tensor_files() -> None:
 
 
 def spoil(step: int, part: str) -> None:
-    set_up = trainer_mofi.MofiTrainer.__init__
+    set_up = trainer.MofiTrainer.__init__
 
     def add_hooks(trainer: Any, model: Any, **kwargs: Any) -> None:
         def spoilt(values: Any) -> Any:
@@ -165,7 +166,7 @@ def spoil(step: int, part: str) -> None:
             weight = model.entity_head.weight if part == "head gradient" else model.mofi.visual_projection.weight
             weight.register_hook(spoilt)
 
-    trainer_mofi.MofiTrainer.__init__ = add_hooks
+    trainer.MofiTrainer.__init__ = add_hooks
 
 
 def saved_tensors(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tiny_build import BAD_IMAGES, error_of, make_pairs, read_build, write_pairs
 
 from data_scripts.build_i2e import main
-from data_scripts.filter_model import embed_images
+from data_scripts.images.filter_model import embed_images
 
 
 ENGINES = {
@@ -35,7 +35,7 @@ def test_small_shards_fill_the_batches_of_the_model(recipe, tmp_path, monkeypatc
         sizes.append(len(prepared))
         return embed_images(prepared, filter_model=filter_model)
 
-    monkeypatch.setattr("data_scripts.score_entities.embed_images", embed)
+    monkeypatch.setattr("data_scripts.images.score_entities.embed_images", embed)
     main(recipe(rows_per_shard=4, batch_size=5))
     assert len(list((tmp_path / "i2e" / "stages" / "score_entities").glob("*.parquet"))) == 9
     assert sizes == [5] * 6

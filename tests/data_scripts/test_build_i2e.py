@@ -16,7 +16,7 @@ from tiny_build import (
     write_tar,
 )
 
-from data_scripts.build_arguments import STAGES
+from data_scripts.arguments import STAGES
 from data_scripts.build_i2e import main
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_build import write_entities
 
-from data_scripts import read_entities
-from data_scripts.alias_text import alias_key
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.knowledge_base import CASELESS, COMMON, PROPER, KnowledgeBase
+from data_scripts.knowledge_base import read_wikidata
+from data_scripts.knowledge_base.store import CASELESS, COMMON, PROPER, KnowledgeBase
+from data_scripts.text.tokens import alias_key
 
 
 def terms(**texts):
@@ -223,14 +223,14 @@ def read_files(folder):
 
 
 def test_processes_change_no_byte(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(read_entities, "LINES_PER_PART", 4)
+    monkeypatch.setattr(read_wikidata, "LINES_PER_PART", 4)
     build(folder="one")
     build(folder="two", num_processes=2)
     assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
 def test_a_killed_build_resumes_and_parses_no_finished_part_again(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(read_entities, "LINES_PER_PART", 4)
+    monkeypatch.setattr(read_wikidata, "LINES_PER_PART", 4)
     build(folder="whole")
     child = os.fork()
     if child == 0:
@@ -242,7 +242,7 @@ def test_a_killed_build_resumes_and_parses_no_finished_part_again(build, tmp_pat
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    monkeypatch.setattr(read_entities, "read_record", None)
+    monkeypatch.setattr(read_wikidata, "read_record", None)
     build()
     assert read_files(tmp_path / "kb") == read_files(tmp_path / "whole")
 
@@ -279,4 +279,4 @@ def test_sources_that_cannot_be_meant_are_refused(content, message, tmp_path):
 def test_an_exclusion_needs_a_reason(tmp_path):
     (tmp_path / "x.yaml").write_text("- {type: Q1, name: thing}\n")
     with pytest.raises(ValueError, match="type, name and reason"):
-        read_entities.read_exclusions(str(tmp_path / "x.yaml"))
+        read_wikidata.read_exclusions(str(tmp_path / "x.yaml"))

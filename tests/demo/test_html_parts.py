@@ -3,7 +3,7 @@
 from html_parts import answer_html, entity_link, marked_text, row_html
 from i2e_browser import ShownEntity, ShownRow
 
-from modeling_mofi.entity_index import EntityAnswer, FoundEntity
+from modeling_mofi.search.entity_index import EntityAnswer, FoundEntity
 
 
 def answer(*, known_confidence=None):

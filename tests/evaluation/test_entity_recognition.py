@@ -10,7 +10,7 @@ from evaluation.benchmark import Benchmark, Embedder
 from evaluation.encoders import UnfitModelError
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
 from evaluation.labelled_images import open_images
-from modeling_mofi.row_files_mofi import save_rows
+from modeling_mofi.sharded_rows import save_rows
 from tests.evaluation.test_zero_shot import ColorEncoder
 
 

@@ -9,11 +9,11 @@ from processes import run_processes
 from tiny import make_tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
-from modeling_mofi import MofiForPreTraining, entity_head_mofi
-from modeling_mofi.checkpoint_mofi import load_optimizer, save_optimizer
-from modeling_mofi.gradient_cache_mofi import cached_backward, split_batch
-from modeling_mofi.optimizer_mofi import TowersAndHeadOptimizer
-from modeling_mofi.processes_mofi import process_place
+from modeling_mofi import MofiForPreTraining, entity_head
+from modeling_mofi.distributed_mofi import process_place
+from modeling_mofi.training.checkpoint import load_optimizer, save_optimizer
+from modeling_mofi.training.gradient_cache import cached_backward, split_batch
+from modeling_mofi.training.optimizer import TowersAndHeadOptimizer
 
 
 NUM_ROWS = 12
@@ -93,7 +93,7 @@ def compare_losses(config):
     results = [losses_and_gradients(config, counts) for counts in shares]
     results.append(cached_losses_and_gradients(config, shares[0], chunk_size=4))
     # Processes sample different numbers of rows, and must still reduce the same images at the same time.
-    entity_head_mofi.MAX_LOGITS = 60
+    entity_head.MAX_LOGITS = 60
     return [*results, losses_and_gradients(config, shares[-1])]
 
 

@@ -1,0 +1,1 @@
+"""Runs work over shards, in one process or many, and commits what it writes."""

@@ -1,0 +1,172 @@
+"""Runs groups of shards: in this process, in several, or on Ray. An engine knows no stage, a stage knows no engine."""
+
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property, partial
+from multiprocessing import forkserver
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from data_scripts.engine.job_array import JobArray
+from data_scripts.engine.shards import Group, Phase, read_manifest, run_group
+
+
+logger = logging.getLogger(__name__)
+
+SILENT_SECONDS = 5.0
+Item = TypeVar("Item")
+
+
+class Engine:
+    """How to run; a context that ends its workers.
+
+    Args:
+        kind: `local` or `ray`.
+        num_processes: Workers of `local`, kept from phase to phase; with 1 there is no other process.
+        num_threads: Threads a worker's PyTorch may use; the same everywhere, or sums would round differently.
+        preload: Modules that workers need; imported once, and their memory shared, where the system can fork.
+    """
+
+    def __init__(
+        self, kind: str = "local", *, num_processes: int = 1, num_threads: int = 1, preload: Sequence[str] = ()
+    ) -> None:
+        self.kind = kind
+        self.num_processes = num_processes
+        self.num_threads = num_threads
+        self.preload = tuple(preload)
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._joined_cluster = False
+
+    def __enter__(self) -> "Engine":
+        if self.kind == "local" and self.num_processes > 1 and self.context.get_start_method() == "forkserver":
+            # Its imports take seconds, in which this process plans.
+            forkserver.ensure_running()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools = {}
+        if self._joined_cluster:
+            from data_scripts.engine.ray_engine import leave_cluster
+
+            leave_cluster()
+            self._joined_cluster = False
+
+    def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
+        """Calls a function on every item, in any order; yields once per finished item.
+
+        Raises:
+            RuntimeError: If a worker died.
+            Exception: The first one that an item raised.
+        """
+        task = partial(run_limited, function, num_threads=self.num_threads)
+        if self.kind == "ray":
+            from data_scripts.engine.ray_engine import join_cluster, run_on_ray
+
+            self._joined_cluster |= join_cluster()
+            yield from run_on_ray(task, items, uses_gpu=uses_gpu)
+        elif self.num_processes > 1 and len(items) > 1:
+            yield from self.run_in_pool(task, items, pool=self.pool(uses_gpu=uses_gpu))
+        else:
+            for item in items:
+                yield task(item)
+
+    def pool(self, *, uses_gpu: bool) -> ProcessPoolExecutor:
+        """The worker processes; where each shall have a GPU, no more of them than there are GPUs, if there are any."""
+        torch = sys.modules.get("torch")
+        num_gpus = torch.cuda.device_count() if uses_gpu and torch is not None else 0
+        size = min(self.num_processes, num_gpus) if num_gpus else self.num_processes
+        if size not in self._pools:
+            self._pools[size] = ProcessPoolExecutor(size, mp_context=self.context)
+        return self._pools[size]
+
+    @cached_property
+    def context(self) -> multiprocessing.context.BaseContext:
+        """How worker processes start: a plain fork would copy the locks of threads that do not exist in the child."""
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(list(self.preload))
+        return context
+
+    def run_in_pool(
+        self, task: Callable[[Item], Any], items: Sequence[Item], *, pool: ProcessPoolExecutor
+    ) -> Iterator[None]:
+        """Calls a function on every item in worker processes."""
+        futures = [pool.submit(task, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process died, most often for want of memory. Give fewer --num_processes or a smaller "
+                "--batch_size and run again; finished shards stay."
+            ) from None
+        finally:
+            # What waits is given up; what is at work is finished and committed, so that an error loses nothing.
+            wait([future for future in futures if not future.cancel()])
+
+
+def run_phase(phase: Phase, groups: Sequence[Group], *, engine: Engine) -> None:
+    """Runs the groups of shards that are not done.
+
+    Raises:
+        Exception: Whatever a shard raised; the shards that were done stay done.
+    """
+    pending = [group for group in groups if any(read_manifest(phase, shard.index) is None for shard in group)]
+    if len(pending) < len(groups):
+        total, left = sum(map(len, groups)), sum(map(len, pending))
+        logger.info("%s: %d of %d shards are already there", phase.name, total - left, total)
+    run_tasks(partial(run_group, phase), pending, engine=engine, name=phase.name, uses_gpu=phase.uses_gpu)
+
+
+class Job(Protocol[Item]):
+    """Work on items, each of which leaves a file; a call does one.
+
+    Attributes:
+        name: For progress and messages.
+    """
+
+    name: str
+
+    def __call__(self, item: Item) -> None: ...
+
+    def is_done(self, item: Item) -> bool:
+        """Whether the file of an item is there."""
+
+
+def run_job(job: Job[Item], items: Sequence[Item], *, engine: Engine, array: JobArray, uses_gpu: bool = False) -> None:
+    """Does this task's share of what is not done, and waits for the other tasks of the array.
+
+    Raises:
+        OthersAtWork: If some of them are late.
+    """
+    pending = [item for item in array.share(items) if not job.is_done(item)]
+    run_tasks(job, pending, engine=engine, name=job.name, uses_gpu=uses_gpu)
+    array.wait(job.is_done, items, name=job.name)
+
+
+def run_tasks(
+    function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine, name: str, uses_gpu: bool = False
+) -> None:
+    """Calls a function on every item, in any order, with a progress bar if it takes long."""
+    done = engine.run(function, items, uses_gpu=uses_gpu)
+    for _ in tqdm(done, total=len(items), desc=name, unit="shard", delay=SILENT_SECONDS):
+        pass
+
+
+def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> None:
+    """Calls a function with the number of threads of PyTorch fixed."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Whoever needs PyTorch has imported it by now; the others are spared the seconds.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
+    function(item)

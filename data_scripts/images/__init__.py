@@ -1,0 +1,1 @@
+"""From images and candidates to similarities and entities."""

@@ -1,0 +1,1 @@
+"""Entities with their names, descriptions, links and types."""

@@ -1,0 +1,1 @@
+"""From entities to labels, splits and the written dataset."""

@@ -1,0 +1,1 @@
+"""From alt-text to mentions and candidates."""

@@ -1,0 +1,267 @@
+"""The phases of a build as data: which stages with which settings, what each depends on, and where its files go."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from data_scripts.arguments import BuildArguments
+from data_scripts.engine.files import hash_file, hash_settings
+from data_scripts.engine.job_array import JobArray
+from data_scripts.engine.shards import Group, Phase, Step, group_shards
+from data_scripts.images.decode_images import decode_images
+from data_scripts.images.filter_entities import Thresholds, filter_entities
+from data_scripts.images.filter_model import prepare_image
+from data_scripts.images.score_entities import score_entities
+from data_scripts.knowledge_base.store import open_knowledge_base, read_manifest
+from data_scripts.linking.link_entities import link_entities
+from data_scripts.linking.link_evidence import LinkWeights
+from data_scripts.linking.recognize_mentions import recognize_mentions
+from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
+from data_scripts.sources.pairs import PairColumns, read_images, read_pairs
+
+
+LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "spacy", "torch", "transformers")
+READ_BATCH_SIZE = 1000
+MODEL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
+SCORED_ROW_GROUP_SIZE = 256
+# Small shards are scored together until so many batches are full: at most one in five is not.
+MIN_BATCHES_PER_GROUP = 4
+LOOKAHEAD_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Build:
+    """A planned build.
+
+    Attributes:
+        shards: The plan of the source.
+        knowledge_base: Folder of the built knowledge base.
+        keep_columns: Types of the columns that are passed through.
+    """
+
+    args: BuildArguments
+    shards: tuple[Shard, ...]
+    knowledge_base: str
+    keep_columns: dict[str, pa.DataType]
+
+    @property
+    def output_dir(self) -> Path:
+        """Folder of the data set."""
+        return Path(self.args.run.output_dir)
+
+    @property
+    def stages_dir(self) -> Path:
+        """Folder of what lies between the source and the data set."""
+        return self.output_dir / "stages"
+
+    @property
+    def statistics(self) -> Path:
+        """File of `count_aliases`."""
+        return self.stages_dir / "count_aliases" / "statistics.npz"
+
+    @property
+    def text_embeddings(self) -> Path:
+        """Folder of `embed_entities`, another one for other entities, another template or model."""
+        return self.stages_dir / "embed_entities" / self.config_hash("score_entities")[:16]
+
+    @property
+    def labels(self) -> Path:
+        """Folder of what `label_entities` counts, another one for other thresholds or options."""
+        return self.stages_dir / "count_entities" / self.build_id
+
+    @property
+    def array(self) -> JobArray:
+        """This task's place among those that build the data set."""
+        run = self.args.run
+        return JobArray(run.num_shards, run.shard_index, run.wait_seconds)
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, object]]:
+        """What each phase depends on beyond the phase before it; files stand for their content."""
+        source = [[shard.path.rpartition("/")[2], shard.start, shard.stop, shard.fingerprint] for shard in self.shards]
+        return {
+            "link_entities": self.args.link_settings()
+            | {
+                "pairs": hash_settings(source),
+                "knowledge_base": read_manifest(Path(self.knowledge_base))["content_hash"],
+                "keep_types": {name: str(kind) for name, kind in self.keep_columns.items()},
+            },
+            "score_entities": self.args.score_settings()
+            | {"filter_model": fingerprint_model(self.args.filter.filter_model)},
+            "label_entities": self.args.label_settings(),
+        }
+
+    def config_hash(self, phase: str) -> str:
+        """Hash of everything a phase depends on."""
+        names = list(self.settings)
+        return hash_settings([self.settings[name] for name in names[: names.index(phase) + 1]])
+
+    @property
+    def build_id(self) -> str:
+        """Names the data set: equal for equal sources, settings and models."""
+        return self.config_hash("label_entities")[:16]
+
+    @property
+    def columns(self) -> PairColumns:
+        """Which columns of the source hold what."""
+        source = self.args.source
+        return PairColumns(
+            image_id=source.image_id_column,
+            image=source.image_column,
+            alt_text=source.alt_text_column,
+            keep=tuple(source.keep_columns),
+            image_root=source.image_root,
+            max_text_length=source.max_text_length,
+        )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide about bytes."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+@lru_cache(maxsize=4)
+def fingerprint_model(name: str) -> str:
+    """Stands for the weights of a model: hashes of the files of a folder, or the commit of a model on the Hub."""
+    folder = Path(name)
+    if folder.is_dir():
+        files = [folder / file for file in MODEL_FILES if (folder / file).is_file()]
+        return hash_settings({file.name: hash_file(file) for file in [*files, *sorted(folder.glob("*.safetensors"))]})
+    from transformers.utils import cached_file
+
+    path = cached_file(name, "config.json")
+    return f"{name}@{Path(path).parent.name}"
+
+
+def link_phase(build: Build) -> Phase:
+    """The text phase: pairs to candidates."""
+    link = build.args.link
+    weights = LinkWeights()
+    if not link.coherence:
+        weights = weights.without("coherence")
+    if not link.text_similarity:
+        weights = weights.without("description", "context")
+    recognize = partial(
+        recognize_mentions,
+        knowledge_base=build.knowledge_base,
+        language=link.language,
+        spacy_model=link.spacy_model,
+    )
+    linker = partial(
+        link_entities,
+        knowledge_base=build.knowledge_base,
+        statistics=str(build.statistics),
+        weights=weights,
+        min_probability=link.min_probability,
+        min_candidate_probability=None if link.disambiguation == "text" else link.min_candidate_probability,
+    )
+    return Phase(
+        name="link_entities",
+        folder=build.stages_dir / "link_entities",
+        read=partial(read_pairs, columns=build.columns, batch_size=READ_BATCH_SIZE),
+        steps=(Step("recognize_mentions", recognize), Step("link_entities", linker)),
+        schema=linked_schema(build.keep_columns),
+        config_hash=build.config_hash("link_entities"),
+        versions=library_versions(),
+    )
+
+
+def score_phase(build: Build) -> Phase:
+    """The image phase: candidates to similarities, images as they will be published."""
+    options = build.args.filter
+    num_threads = decode_threads(build.args.run.decode_threads)
+    prepare = partial(prepare_image, filter_model=options.filter_model)
+    decode = partial(decode_images, image_size=options.image_size, prepare=prepare, num_threads=num_threads)
+    score = partial(score_entities, filter_model=options.filter_model, text_embeddings=str(build.text_embeddings))
+    linked = link_phase(build)
+    return Phase(
+        name="score_entities",
+        folder=build.stages_dir / "score_entities",
+        read=partial(read_linked, linked=linked.folder, columns=build.columns, batch_size=options.batch_size),
+        steps=(
+            Step("decode_images", decode),
+            Step(
+                "score_entities",
+                score,
+                batch_size=options.batch_size,
+                lookahead=LOOKAHEAD_BATCHES if num_threads else 0,
+            ),
+        ),
+        schema=scored_schema(build.keep_columns),
+        config_hash=build.config_hash("score_entities"),
+        versions=library_versions(),
+        row_group_size=SCORED_ROW_GROUP_SIZE,
+        uses_gpu=True,
+    )
+
+
+def score_groups(build: Build) -> list[Group]:
+    """The shards as the image phase takes them: neighbours together until they fill some batches."""
+    min_rows = MIN_BATCHES_PER_GROUP * build.args.filter.batch_size
+    return group_shards(build.shards, before=link_phase(build), min_rows=min_rows)
+
+
+def decode_threads(setting: int | None) -> int:
+    """Threads that decode ahead of the model: by default this machine's cores per GPU; none without a GPU."""
+    if setting is not None:
+        return setting
+    num_gpus = torch.cuda.device_count()
+    return max(1, (os.cpu_count() or 1) // num_gpus) if num_gpus else 0
+
+
+def filter_phase(build: Build, thresholds: Thresholds) -> Phase:
+    """Similarities to entities that the image shows; reads no image."""
+    types_of = partial(entity_types, build.knowledge_base) if thresholds.by_type else None
+    choose = partial(
+        filter_entities,
+        disambiguation=build.args.link.disambiguation,
+        thresholds=thresholds,
+        types_of=types_of,
+    )
+    scored = score_phase(build)
+    return Phase(
+        name="filter_entities",
+        folder=build.stages_dir / "filter_entities",
+        read=partial(read_scored, scored=scored.folder),
+        steps=(Step("filter_entities", choose),),
+        schema=filtered_schema(),
+        config_hash=hash_settings([build.config_hash("label_entities"), vars(thresholds)]),
+        versions=library_versions(),
+    )
+
+
+def read_linked(shard: Shard, *, linked: Path, columns: PairColumns, batch_size: int) -> Iterator[Batch]:
+    """Batches of the text phase with the images of their rows."""
+    table = pq.read_table(linked / f"{shard.index:06d}.parquet")
+    rows = table["row"].to_pylist()
+    images = read_images(shard, columns=columns, rows=rows)
+    for first in range(0, len(rows), batch_size):
+        batch = table.slice(first, batch_size).to_pydict()
+        batch["image"] = []
+        for row in batch["row"]:
+            found, image = next(images, (None, None))
+            if found != row:
+                raise ValueError(f"{shard.path} has no row {row} any more: it changed since the text phase")
+            batch["image"].append(image)
+        yield batch
+
+
+def read_scored(shard: Shard, *, scored: Path) -> Iterator[Batch]:
+    """Batches of the image phase without the images."""
+    file = pq.ParquetFile(scored / f"{shard.index:06d}.parquet")
+    for batch in file.iter_batches(READ_BATCH_SIZE, columns=["image_id", "row", "candidates", "control"]):
+        yield batch.to_pydict()
+
+
+@lru_cache(maxsize=100_000)
+def entity_types(knowledge_base: str, entity_id: str) -> list[str]:
+    """Types of an entity."""
+    kb = open_knowledge_base(knowledge_base)
+    return kb.column("types", kb.rows_of([entity_id]))[0]

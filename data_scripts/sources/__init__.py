@@ -1,0 +1,1 @@
+"""Reads image and alt-text pairs from files and the Hub."""

@@ -1,0 +1,89 @@
+"""Reads pairs from a data set on the Hub (or any that `datasets.load_dataset` opens), streaming or not."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import datasets
+
+from data_scripts.schema import Batch, Shard
+from data_scripts.sources.parquet import check_columns
+
+
+def plan_hub(
+    name: str, *, config_name: str | None, split: str, revision: str | None, streaming: bool, rows_per_shard: int
+) -> list[Shard]:
+    """Cuts a data set into row ranges, or, when streaming, into the files it consists of."""
+    options = {"config_name": config_name, "split": split, "revision": revision, "streaming": streaming}
+    data = open_dataset(name, options)
+    if streaming:
+        options["num_shards"] = max(1, data.num_shards)
+        fingerprint = f"{name}@{revision} {data.info.download_checksums or ''}"
+        return [
+            Shard(index, "hub", name, fingerprint=fingerprint, options=options)
+            for index in range(options["num_shards"])
+        ]
+    return [
+        Shard(index, "hub", name, start, min(start + rows_per_shard, len(data)), data._fingerprint, options)
+        for index, start in enumerate(range(0, len(data), rows_per_shard))
+    ]
+
+
+def open_dataset(name: str, options: dict[str, Any]) -> datasets.Dataset | datasets.IterableDataset:
+    """Opens one split once per process; images stay encoded, so that one bad image cannot end the iteration."""
+    return open_once(name, json.dumps(options))
+
+
+@lru_cache(maxsize=4)
+def open_once(name: str, options_json: str) -> datasets.Dataset | datasets.IterableDataset:
+    """Opens one split."""
+    options = json.loads(options_json)
+    data = datasets.load_dataset(
+        name,
+        options["config_name"],
+        split=options["split"],
+        revision=options["revision"],
+        streaming=options["streaming"],
+    )
+    for column, feature in (data.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def read_hub(
+    shard: Shard, *, names: list[str], batch_size: int, rows: list[int] | None
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yields row positions within the shard and columns; with `rows` (ascending), those rows alone.
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    data = open_dataset(shard.path, shard.options)
+    if data.column_names is not None:
+        check_columns(names, list(data.column_names), path=shard.path)
+        data = data.select_columns(names)
+    if shard.options["streaming"]:
+        data = data.shard(num_shards=shard.options["num_shards"], index=shard.index)
+        yield from read_stream(data, names, batch_size=batch_size, rows=rows)
+        return
+    wanted = list(range(shard.stop - shard.start)) if rows is None else rows
+    for first in range(0, len(wanted), batch_size):
+        positions = wanted[first : first + batch_size]
+        table = data.select([shard.start + position for position in positions])[:]
+        yield positions, {name: table[name] for name in names}
+
+
+def read_stream(
+    data: datasets.IterableDataset, names: list[str], *, batch_size: int, rows: list[int] | None
+) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of a streaming shard."""
+    wanted = None if rows is None else set(rows)
+    position = 0
+    for table in data.iter(batch_size=batch_size):
+        size = len(table[names[0]])
+        kept = [i for i in range(size) if wanted is None or position + i in wanted]
+        if kept:
+            yield [position + i for i in kept], {name: [table[name][i] for i in kept] for name in names}
+        position += size

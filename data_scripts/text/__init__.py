@@ -1,0 +1,1 @@
+"""Tokens and letters: the ground of linking, which knows nobody."""

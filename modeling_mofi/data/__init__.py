@@ -1,0 +1,1 @@
+"""Training data: rows, entities, augmentation and batches."""

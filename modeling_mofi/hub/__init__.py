@@ -1,0 +1,1 @@
+"""Publishing, converting and exporting."""

@@ -1,0 +1,218 @@
+"""Publishes a checkpoint folder on the Hub: weights, processor, source files and a filled model card.
+
+    python -m modeling_mofi.hub.publishing runs/sample/mofi --repo_id me/mofi --results runs/sample/results.json
+
+Without --repo_id it only writes the card.
+"""
+
+import argparse
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers import AutoProcessor, PreTrainedModel
+
+from .model_card import CURVE_NAME, write_model_card
+
+
+try:
+    import httpx2 as httpx  # What huggingface_hub 2 talks with.
+except ImportError:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+# Everything that using or judging a checkpoint needs; optimizer states and logs stay.
+PUBLISHED_FILES = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "vocab*"),
+    *("merges.txt", "recipe.json"),
+)
+ENTITY_FILES = ("entities.parquet",)
+HEAD_FILES = ("entity_head*.safetensors",)
+# What a model card is filled from, beside the weights.
+CARD_SOURCES = ("recipe.json", "training_args.json", "trainer_state.json", "entities.parquet")
+
+
+def publish_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    with_entities: bool = True,
+    with_entity_head: bool = False,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload MOFI",
+    kept: str | None = None,
+    **card: Any,
+) -> str:
+    """Writes the card and uploads the folder in one commit; the local files stay whatever happens.
+
+    Args:
+        folder: Checkpoint with model and processor.
+        with_entities: Whether `entities.parquet` goes along, which names the head's rows.
+        with_entity_head: Whether the head's rows go along, as a file of their own.
+        revision: Branch to write to, made if it is not there.
+        kept: What a message of failure says about where the files are; by default that they are in `folder`.
+        card: Keyword arguments of `write_model_card`.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        ValueError: If the folder is no checkpoint.
+        ConnectionError: If the Hub is out of reach.
+        PermissionError: If there is no token, or one without the right to write.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; give the folder of a trained or converted checkpoint.")
+    write_model_card(folder, model_id=repo_id, **card)
+    patterns = [*PUBLISHED_FILES, *(ENTITY_FILES * with_entities), *(HEAD_FILES * with_entity_head)]
+    url = upload_folder(
+        folder,
+        repo_id,
+        patterns=patterns,
+        commit_message=commit_message,
+        private=private,
+        token=token,
+        revision=revision,
+        kept=kept,
+    )
+    logger.info("published %s as %s", folder, url)
+    return url
+
+
+def upload_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    patterns: list[str],
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    kept: str | None = None,
+) -> str:
+    """Makes the repository if need be, uploads the matching files in one commit, and returns the commit's URL.
+
+    Raises:
+        ConnectionError: If the Hub is out of reach, or stops answering.
+        PermissionError: If there is no token, or one without the right to write.
+    """
+    kept, api = kept or f"the files are in {folder}", HfApi(token=token)
+    repo_id = make_repository(repo_id, private=private, token=token, kept=kept)
+    with explained_failures(repo_id, kept=kept, token=token):
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],  # Files of the same names in the checkpoints of a run.
+            commit_message=commit_message,
+            revision=revision,
+        ).commit_url
+
+
+def make_repository(repo_id: str, *, private: bool | None, token: str | None, kept: str) -> str:
+    """Makes a repository if it is not there, checks that it may be written, and returns its full name.
+
+    Args:
+        kept: As for `explained_failures`, which raises the errors.
+    """
+    with explained_failures(repo_id, kept=kept, token=token):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.auth_check(repo_id, write=True)
+    return repo_id
+
+
+def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
+    """Publishes a model that is in memory, with what stands beside the checkpoint that it was loaded from."""
+    source = Path(model.name_or_path)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        if model.name_or_path and source.is_dir():
+            for name in CARD_SOURCES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, Path(folder) / name)
+            if list(source.glob("*processor_config.json")):
+                AutoProcessor.from_pretrained(source).save_pretrained(folder)
+        return publish_checkpoint(folder, repo_id, kept="the model is still in memory", **kwargs)
+
+
+@contextmanager
+def explained_failures(repo_id: str, *, kept: str, token: str | None = None) -> Iterator[None]:
+    """Turns what the Hub's client raises into errors that say what to do.
+
+    Args:
+        kept: Where that which was to be published still is, such as "the files are in runs/mofi".
+    """
+    if not (token or get_token()):
+        raise PermissionError(
+            f"There is no Hugging Face token on this machine, so {repo_id} cannot be written. Run `hf auth login` or "
+            f"set HF_TOKEN to a token with write access. Nothing is lost: {kept}."
+        )
+    try:
+        yield
+    except (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError) as error:
+        # The client wraps what stops a large file.
+        cause = error.__cause__ if type(error) is RuntimeError else error
+        if (explanation := explain(cause, repo_id, kept=kept)) is None:
+            raise
+        raise explanation from error
+
+
+def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exception | None:
+    """An error that says what to do about a failed upload; None for one that has other causes."""
+    if isinstance(error, (OfflineModeIsEnabled, ConnectionError, httpx.TransportError)):
+        return ConnectionError(
+            f"The Hub at {hub_constants.ENDPOINT} is out of reach ({error}). Check the network, HF_HUB_OFFLINE and "
+            f"HF_ENDPOINT, then publish again: large files that arrived whole are not sent twice. Nothing is lost: "
+            f"{kept}."
+        )
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if status in (401, 403, 404):
+        return PermissionError(
+            f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "
+            f"before the slash is your user name or an organisation of yours. Nothing is lost: {kept}."
+        )
+    if status is not None and (status >= 500 or status in (408, 429)):
+        return ConnectionError(
+            f"The Hub at {hub_constants.ENDPOINT} stopped the upload (HTTP {status}). Publish again in a while: large "
+            f"files that arrived whole are not sent twice. Nothing is lost: {kept}."
+        )
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="checkpoint folder")
+    parser.add_argument("--repo_id", help="name on the Hub, user/name; without it only the card is written")
+    parser.add_argument("--license", help="licence of the weights, in the Hub's words, such as apache-2.0")
+    parser.add_argument("--dataset", help="Hub id or folder of the training data; by default the one of the recipe")
+    parser.add_argument("--results", help="JSON file that evaluate_mofi.py wrote")
+    parser.add_argument("--result_name", help="which of the models in --results this is")
+    parser.add_argument("--with_entity_head", action="store_true", help="upload the head's rows too")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    args = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder, repo_id = args.pop("folder"), args.pop("repo_id")
+    if repo_id is None:
+        card = {key: args[key] for key in ("license", "dataset", "results", "result_name")}
+        print(write_model_card(folder, **card))
+    else:
+        print(publish_checkpoint(folder, repo_id, **args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Images and texts to unit-length embeddings, batch by batch: a model and its processor as one thing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..modeling_mofi import MofiModel
+from ..processing_mofi import MofiProcessor
+
+
+class MofiEncoder:
+    """Embeds images and texts with a MOFI checkpoint.
+
+    Args:
+        model: On the device where it shall run.
+        processor: The checkpoint's own.
+        batch_size: Images or texts that go through the model at once.
+    """
+
+    def __init__(self, model: MofiModel, processor: MofiProcessor, *, batch_size: int = 32):
+        self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, *, device: str = "cpu", batch_size: int = 32) -> "MofiEncoder":
+        """Loads a checkpoint folder or Hub id."""
+        processor = MofiProcessor.from_pretrained(name)
+        return cls(MofiModel.from_pretrained(name).to(device), processor, batch_size=batch_size)
+
+    @property
+    def name(self) -> str:
+        """Folder or Hub id that the model was loaded from; empty for one made in memory."""
+        return self.model.name_or_path
+
+    @property
+    def projection_dim(self) -> int:
+        """Size D of the embeddings."""
+        return self.model.config.projection_dim
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Embeds images of any mode and size: unit length, fp32, on the CPU, `[len(images), D]`."""
+        return self._encode(images, "images", "image_embeds")
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeds texts, cut off at the context's length: unit length, fp32, on the CPU, `[len(texts), D]`."""
+        return self._encode(texts, "text", "text_embeds")
+
+    def encode_entities(self, names: Sequence[str], descriptions: Sequence[str | None]) -> torch.Tensor:
+        """Embeds entities by name and description, `[len(names), D]`."""
+        return self.encode_texts(
+            [self.processor.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
+        )
+
+    def encode(self, queries: Sequence[Image.Image | str] | torch.Tensor) -> torch.Tensor:
+        """Embeds images or texts; embeddings `[B, D]` are only brought to unit length.
+
+        Raises:
+            ValueError: If the queries are of different kinds, or embeddings of another size.
+        """
+        if isinstance(queries, torch.Tensor):
+            if queries.ndim != 2 or queries.shape[1] != self.projection_dim:
+                raise ValueError(f"Embeddings have shape {tuple(queries.shape)}; expected [B, {self.projection_dim}].")
+            return torch.nn.functional.normalize(queries.detach().float().cpu(), dim=-1)
+        if all(isinstance(query, str) for query in queries):
+            return self.encode_texts(queries)
+        if all(isinstance(query, Image.Image) for query in queries):
+            return self.encode_images(queries)
+        kinds = ", ".join(sorted({type(query).__name__ for query in queries}))
+        raise ValueError(f"The queries are {kinds}; give PIL images, or texts, or embeddings.")
+
+    def _encode(self, values: Sequence[Image.Image | str], argument: str, output: str) -> torch.Tensor:
+        batches = []
+        for start in range(0, len(values), self.batch_size):
+            batch = {argument: list(values[start : start + self.batch_size])}
+            inputs = self.processor(**batch, return_tensors="pt").to(self.model.device)
+            batches.append(self.model(**inputs)[output].float().cpu())
+        return torch.cat(batches) if batches else torch.empty(0, self.projection_dim)
+
+
+def read_image(path: str | os.PathLike, *, max_pixels: int = 89_478_485) -> Image.Image:
+    """Opens an image file after a look at its header alone.
+
+    Args:
+        max_pixels: Pillow's own limit by default; above it a small file may be a bomb.
+
+    Raises:
+        ValueError: If it is no readable image, or too large.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"{Path(path).name} has {image.width} x {image.height} pixels; too many.")
+            image.load()
+            return image
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{Path(path).name} is no readable image ({error}).") from error

@@ -1,0 +1,94 @@
+"""A gallery of one's own images, searched with images or texts."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .encoder import MofiEncoder, read_image
+from .vector_search import VectorSearch
+
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@dataclass
+class FoundImage:
+    """An image of the gallery: its path or name, and its cosine with the query."""
+
+    path: str
+    similarity: float
+
+
+class ImageGallery:
+    """Images as embeddings.
+
+    Args:
+        vectors: Unit length, `[N, D]`.
+        paths: One per image.
+        encoder: Embeds the queries.
+    """
+
+    def __init__(self, vectors: torch.Tensor, paths: Sequence[str], encoder: MofiEncoder):
+        if len(vectors) != len(paths):
+            raise ValueError(f"There are {len(vectors)} vectors and {len(paths)} paths.")
+        self.vectors, self.paths, self.encoder = vectors, list(paths), encoder
+        self.unreadable: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike, encoder: MofiEncoder) -> "ImageGallery":
+        """Embeds all images below a folder; files that cannot be read are listed in `unreadable`.
+
+        Raises:
+            ValueError: If there is no readable image.
+        """
+        files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+        gallery = cls(torch.empty(0, encoder.projection_dim), [], encoder)
+        for start in range(0, len(files), encoder.batch_size):
+            gallery._add(files[start : start + encoder.batch_size])
+        if not len(gallery):
+            raise ValueError(f"{folder} has no readable image ({len(files)} image files, none could be opened).")
+        for path, reason in gallery.unreadable.items():
+            logger.warning("left out: %s: %s", path, reason)
+        return gallery
+
+    def _add(self, files: Sequence[Path]) -> None:
+        images, paths = [], []
+        for path in files:
+            try:
+                images.append(read_image(path))
+                paths.append(str(path))
+            except ValueError as error:
+                self.unreadable[str(path)] = str(error)
+        self.vectors = torch.cat([self.vectors, self.encoder.encode_images(images)])
+        self.paths += paths
+
+    def search(self, queries: Sequence[Image.Image | str] | torch.Tensor, *, k: int = 5) -> list[list[FoundImage]]:
+        """Finds the k images most similar to each image, text or embedding."""
+        similarities, rows = VectorSearch(self.vectors).top_k(self.encoder.encode(queries), k=k)
+        return [
+            [FoundImage(self.paths[row], similarity) for similarity, row in zip(*found, strict=True)]
+            for found in zip(similarities.tolist(), rows.tolist(), strict=True)
+        ]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one safetensors file with the vectors and, as metadata, the paths."""
+        save_file({"vectors": self.vectors}, path, metadata={"format": "pt", "paths": json.dumps(self.paths)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, encoder: MofiEncoder) -> "ImageGallery":
+        """Reads what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            return cls(file.get_tensor("vectors"), json.loads(file.metadata()["paths"]), encoder)

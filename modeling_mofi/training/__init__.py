@@ -1,0 +1,1 @@
+"""Training: the Trainer, its settings, checkpoints and schedules."""

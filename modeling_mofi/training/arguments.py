@@ -1,0 +1,153 @@
+"""The recipe of a training run: transformers' TrainingArguments and what MOFI adds to them."""
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+RECIPES = ("multi-task", "supervised", "contrastive")
+NONFINITE_POLICIES = ("stop", "skip")
+ENTITY_WEIGHTINGS = ("none", "similarity")
+PARTS = ("image_tower", "text_tower", "entity_head")
+
+
+@dataclass
+class MofiTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments and MOFI's recipe. Values that the paper does not give are our defaults."""
+
+    recipe: str = field(
+        default="multi-task", metadata={"help": "multi-task (MOFI), supervised (entities only) or contrastive."}
+    )
+    entity_loss_weight: float = field(
+        default=0.5,
+        metadata={"help": "Share of the entity loss in [0, 1] for multi-task; the contrastive loss has the rest."},
+    )
+    entity_scale: float = field(default=32.0, metadata={"help": "Inverse temperature of the entity softmax."})
+    entity_margin: float = field(default=0.15, metadata={"help": "Subtracted from the right entity's cosine."})
+    num_sampled_entities: int | None = field(
+        default=None, metadata={"help": "Entities drawn per step besides the batch's own; null for all."}
+    )
+    entity_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the entity head; null for learning_rate, the towers' own."},
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of each layer of a tower, as a part of the rate of the layer above."},
+    )
+    entity_weighting: str = field(
+        default="none",
+        metadata={"help": "none, or similarity: images count in the entity loss as much as their entity fits them."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Decay of an average of the towers' weights to evaluate and save instead; null for none."},
+    )
+    text_proportions: str = field(
+        default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
+        metadata={"help": "Shares of alt_text, name and name_and_description among the texts, as JSON."},
+    )
+    augmentation: str = field(
+        default="{}", metadata={"help": "Fields of modeling_mofi.data.augmentation.Augmentation, as JSON."}
+    )
+    nonfinite_policy: str = field(
+        default="stop", metadata={"help": "stop or skip the step when a loss or gradient is not finite."}
+    )
+    gradient_cache_size: int | None = field(
+        default=None,
+        metadata={"help": "Images whose activations are held at once, for batches beyond memory; null for all."},
+    )
+    image_size_schedule: str = field(
+        default="{}",
+        metadata={"help": "Pixels a side from which share of the steps on, as JSON: {0: 112, 0.8: 224}."},
+    )
+    patch_dropout_schedule: str = field(
+        default="{}",
+        metadata={"help": "Share of patches left out from which share of the steps on, as JSON: {0: 0.5, 0.9: 0}."},
+    )
+    frozen_parts: list[str] = field(
+        default_factory=list, metadata={"help": "Parts not trained: image_tower, text_tower, entity_head."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leaves out an epoch's last batch where it is smaller than the others."}
+    )
+
+    def __post_init__(self) -> None:
+        self.text_proportions = parse_json_field("text_proportions", self.text_proportions)
+        self.augmentation = parse_json_field("augmentation", self.augmentation)
+        for name in ("image_size_schedule", "patch_dropout_schedule"):
+            setattr(self, name, parse_schedule(name, getattr(self, name)))
+        self._take_compilation()
+        super().__post_init__()
+        self._check_choices()
+        if self.ddp_find_unused_parameters is None:
+            # To look for them takes time at every step. Here alone none is used: `logit_scale` is all that is left.
+            self.ddp_find_unused_parameters = self.recipe == "supervised" and "image_tower" in self.frozen_parts
+        # Otherwise the Trainer divides by the number of labels, and MOFI's batches have none.
+        self.average_tokens_across_devices = False
+
+    def _take_compilation(self) -> None:
+        # The Trainer would compile the head and its communication too; MofiTrainer compiles the towers.
+        backend, mode = self.torch_compile_backend, self.torch_compile_mode
+        wanted = self.torch_compile or backend is not None or mode is not None
+        self.tower_compilation = {"backend": backend or "inductor", "mode": mode} if wanted else None
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
+
+    def _check_choices(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}.")
+        if self.nonfinite_policy not in NONFINITE_POLICIES:
+            raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
+        if not 0 <= self.entity_loss_weight <= 1:
+            raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1].")
+        if self.entity_weighting not in ENTITY_WEIGHTINGS:
+            raise ValueError(f"entity_weighting is {self.entity_weighting!r}; it must be none or similarity.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be in (0, 1), or null.")
+        if unknown := set(self.frozen_parts) - set(PARTS):
+            raise ValueError(f"frozen_parts has {', '.join(sorted(unknown))}; it may have {', '.join(PARTS)}.")
+        if self.gradient_cache_size is not None and self.gradient_cache_size < 1:
+            raise ValueError(f"gradient_cache_size is {self.gradient_cache_size}; it must be positive, or null.")
+        if any(not 0 <= dropout < 1 for dropout in self.patch_dropout_schedule.values()):
+            raise ValueError(f"patch_dropout_schedule is {self.patch_dropout_schedule}; shares must be in [0, 1).")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
+        if self.fp16:
+            raise ValueError("fp16 is not supported: its gradient scaler's state is pickled. Use bf16.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process has {self.n_gpu} GPUs, and would compare images and texts on each alone. Start one for "
+                "each with accelerate launch or torchrun, or leave one GPU with CUDA_VISIBLE_DEVICES."
+            )
+        if not self.dataloader_drop_last and self.world_size > 1:
+            raise ValueError(
+                "dataloader_drop_last must stay true with several processes: an epoch's last batch, were it kept, "
+                "would be filled up with rows that the epoch has seen already."
+            )
+
+
+def parse_json_field(name: str, value: dict | str) -> dict:
+    """Reads a JSON mapping that came as a flag; a dict stays as it is."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping ({error}).") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
+    return parsed
+
+
+def parse_schedule(name: str, value: dict | str) -> dict[float, float]:
+    """Reads a mapping from shares of the steps, in [0, 1), to the values that begin there."""
+    schedule = parse_json_field(name, value)
+    try:
+        schedule = {float(start): float(begun) for start, begun in schedule.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}; it must map shares of the steps to numbers ({error}).") from error
+    if schedule and (min(schedule) != 0 or max(schedule) >= 1):
+        raise ValueError(f"{name} is {value!r}; its first value must begin at 0 and its last before 1.")
+    return schedule

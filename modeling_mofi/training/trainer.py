@@ -1,0 +1,319 @@
+"""MofiTrainer: MOFI's two losses, two optimizers and cheaper steps, on top of transformers' Trainer."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.collator import normalize_pixels
+from ..distributed_mofi import all_reduce
+from ..patch_dropout import draw_patches, shrink_images, value_at
+from ..pretraining import MofiForPreTraining, MofiForPreTrainingOutput
+from .arguments import MofiTrainingArguments
+from .gradient_cache import cached_backward
+from .log import TrainingLog
+from .optimizer import TowersAndHeadOptimizer, clip_gradients, lower_rates_by_layer
+from .resumable_trainer import ResumableTrainer
+
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGIT_SCALE = math.log(100)  # As in CLIP: a larger inverse temperature is unstable.
+MAX_GRAPHS = 64  # Of both towers: one for each kind of images, texts, batches, with and without gradient.
+
+
+class MofiTrainer(ResumableTrainer):
+    """Trains a `MofiForPreTraining` on batches of `MofiDataCollator`.
+
+    Args:
+        evaluate_model: Called with the model (in evaluation mode) to evaluate; it returns metrics, such as
+            `{"retrieval_map": 0.5}`, on every process. None if nothing is evaluated while training.
+        kwargs: As for `ResumableTrainer` and `Trainer`.
+    """
+
+    # The losses are means over the batch; `labels`, which would make the Trainer rescale them, never occurs.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: MofiForPreTraining,
+        *,
+        args: MofiTrainingArguments,
+        evaluate_model: Callable[[MofiForPreTraining], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        freeze_parts(model, args)
+        super().__init__(model, args=args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.evaluate_model = evaluate_model
+        self.training_log = TrainingLog()
+        self._skips_step = False
+        if args.tower_compilation is not None:
+            compile_towers(model, args.tower_compilation)
+        if self.is_fsdp_enabled:
+            self._exempt_from_sharding(model)
+        self._announce(model)
+
+    def _exempt_from_sharding(self, model: MofiForPreTraining) -> None:
+        """Keeps from FSDP the head, of which every process owns other rows, and `logit_scale`, a scalar."""
+        plugin, head, scale = self.accelerator.state.fsdp_plugin, model.entity_head, model.mofi.logit_scale
+        choose_sharding(plugin)
+        # FSDP moves to the device only what it shards.
+        scale = nn.Parameter(scale.detach().to(self.args.device), requires_grad=scale.requires_grad)
+        model.mofi.logit_scale = scale
+        plugin.ignored_modules = [nn.ParameterList([scale]), *([] if head is None else [head.to(self.args.device)])]
+
+        def average(parameter: nn.Parameter) -> None:
+            if self.accelerator.sync_gradients:
+                all_reduce(parameter.grad, "SUM").div_(self.args.world_size)
+
+        if scale.requires_grad:
+            scale.register_post_accumulate_grad_hook(average)
+
+    def _announce(self, model: MofiForPreTraining) -> None:
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if model.entity_head is not None:
+            logger.info(model.entity_head.memory_plan(batch_size=batch_size))
+        if self.args.gradient_accumulation_steps > 1 and self.args.recipe != "supervised":
+            logger.warning(
+                "gradient_accumulation_steps averages the gradients of %d batches of %d images; it adds no negatives "
+                "to the contrastive loss. For that, raise per_device_train_batch_size and set gradient_cache_size.",
+                self.args.gradient_accumulation_steps,
+                batch_size,
+            )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Fetches the batches of a step, and notes how long that took and how many images were unreadable."""
+        with self.training_log.waiting():
+            batches, num_items = super().get_batch_samples(*args, **kwargs)
+        self.training_log.num_unreadable += sum(batch.pop("num_unreadable", 0) for batch in batches)
+        return batches, num_items
+
+    # A step
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Clamps `logit_scale`, makes the batch as cheap as the schedules say, and accumulates its gradient."""
+        own_model = self.pretraining_model
+        with torch.no_grad():
+            # Where the last step moved it past the limit, it comes back.
+            own_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if (head := own_model.entity_head) is not None:
+            head.sampling_step = self.state.global_step
+            if head.is_sampled:
+                head.own_sample()  # Now, while a GPU is still busy with the step before.
+        inputs = self._cheaper(self._prepare_inputs(inputs), own_model)
+        if self.args.gradient_cache_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        return self._cached_step(model, inputs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Moves a batch to the device, and normalises images there that came as bytes."""
+        inputs = super()._prepare_inputs(inputs)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            inputs["pixel_values"] = normalize_pixels(inputs["pixel_values"], self.processing_class)
+        return inputs
+
+    def _cheaper(self, inputs: dict[str, Any], model: MofiForPreTraining) -> dict[str, Any]:
+        """Applies `image_size_schedule` and `patch_dropout_schedule` at this step of the run."""
+        progress = self.state.global_step / self.state.max_steps
+        noise, config = inputs.pop("patch_noise", None), model.config.vision_config
+        if (image_size := value_at(self.args.image_size_schedule, progress)) is not None:
+            inputs["pixel_values"] = shrink_images(inputs["pixel_values"], image_size=int(image_size))
+            inputs["interpolate_pos_encoding"] = int(image_size) != config.image_size
+        if dropout := value_at(self.args.patch_dropout_schedule, progress):
+            num_patches = (inputs["pixel_values"].shape[-1] // config.patch_size) ** 2
+            inputs["kept_patches"] = draw_patches(noise, num_patches=num_patches, dropout=dropout)
+        return inputs
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        model.train()
+        num_images = len(inputs["pixel_values"])
+        entities = {name: inputs.pop(name, None) for name in ("entity_labels", "entity_weights")}
+
+        def compute_loss(embeds: MofiForPreTrainingOutput) -> torch.Tensor:
+            outputs = self.pretraining_model.losses(
+                embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, **entities
+            )
+            return self._checked_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
+
+        return cached_backward(
+            model,
+            inputs,
+            chunk_size=self.args.gradient_cache_size,
+            compute_loss=compute_loss,
+            backward=self.accelerator.backward,
+            no_sync=lambda: self.accelerator.no_sync(model) if self.args.world_size > 1 else nullcontext(),
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Weighs the losses of the recipe and notes them for the log."""
+        outputs = model(**inputs)
+        loss = self._checked_loss(outputs, num_images=len(inputs["pixel_values"]))
+        return (loss, outputs) if return_outputs else loss
+
+    def _checked_loss(self, outputs: MofiForPreTrainingOutput, *, num_images: int) -> torch.Tensor:
+        loss = self._weighted_loss(outputs)
+        if self._is_usable(loss.detach(), what="loss"):
+            self.training_log.note(outputs, num_images=num_images)
+        return loss
+
+    def _weighted_loss(self, outputs: MofiForPreTrainingOutput) -> torch.Tensor:
+        if outputs.entity_loss is None:
+            return outputs.contrastive_loss
+        if outputs.contrastive_loss is None:
+            return outputs.entity_loss
+        weight = self.args.entity_loss_weight
+        return weight * outputs.entity_loss + (1 - weight) * outputs.contrastive_loss
+
+    def _is_usable(self, values: torch.Tensor, *, what: str) -> bool:
+        """Applies `nonfinite_policy`, alike on every process, before anything could poison the state.
+
+        Raises:
+            FloatingPointError: If a value is not finite and the policy is to stop.
+        """
+        if all_reduce(torch.isfinite(values).all().float(), "MIN"):
+            return True
+        if self.args.nonfinite_policy == "stop":
+            raise FloatingPointError(
+                f"The {what} is not finite at step {self.state.global_step}. Weights and optimizer state are those of "
+                "the step before. Lower learning_rate, check the data, or set --nonfinite_policy skip."
+            )
+        logger.warning("step %d is skipped: its %s is not finite", self.state.global_step, what)
+        self._skips_step = True
+        return False
+
+    # Optimization
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Makes the towers' optimizer as `Trainer` does, and a row-sparse Adam beside it for the head."""
+        if self.optimizer is not None:
+            return self.optimizer
+        own_model = self.pretraining_model
+        super().create_optimizer(own_model.mofi)
+        scale = own_model.mofi.logit_scale
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter is not scale]
+        if self.args.layer_decay < 1:
+            lower_rates_by_layer(self.optimizer, own_model.mofi, decay=self.args.layer_decay)
+        # In a group of its own: FSDP shards the others, and a group must be all one or all the other.
+        self.optimizer.add_param_group({"params": [scale], "weight_decay": 0.0})
+        head = own_model.entity_head
+        if head is not None and head.weight.requires_grad:
+            rate = self.args.entity_learning_rate
+            rate = self.args.learning_rate if rate is None else rate
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = TowersAndHeadOptimizer(
+                self.optimizer, torch.optim.SparseAdam([head.weight], lr=rate, betas=betas)
+            )
+        return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None) -> torch.Tensor:
+        # Rows of the head have gradients of their own scale, spread over processes: they are not clipped.
+        max_norm = self.args.max_grad_norm if max_norm is None else max_norm
+        return clip_gradients(self.pretraining_model.mofi.parameters(), max_norm=max_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """Checks every gradient, and removes them all where the step is to be skipped."""
+        grad_norm = self._clip_grad_norm(model, math.inf) if grad_norm is None else grad_norm
+        if not self._skips_step:
+            head = self.pretraining_model.entity_head
+            has_rows = head is not None and head.weight.grad is not None
+            sums = [torch.as_tensor(grad_norm), *([head.weight.grad._values().sum()] if has_rows else [])]
+            self._is_usable(torch.stack([value.float().to(self.args.device) for value in sums]), what="gradient")
+        if self._skips_step:
+            self.optimizer.zero_grad()
+            if self.weight_average is not None:
+                self.weight_average.skips_step = True
+            self._skips_step = False
+        return grad_norm
+
+    # Log, checkpoints and evaluation
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.training_log.num_steps == 0:
+            self.training_log.restart()
+        super()._run_epoch(**kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds loss parts, `logit_scale`, images per second of all processes, share of time waited, head's memory."""
+        if "loss" in logs and self.training_log.num_steps:
+            logs |= self.training_log.line(device=self.args.device)
+            model = self.pretraining_model
+            logs["logit_scale"] = model.mofi.logit_scale.item()
+            if model.entity_head is not None:
+                held, _ = model.entity_head.planned_bytes(batch_size=0)
+                logs["entity_head_megabytes"] = round(held / 2**20, 1)
+            self.training_log.restart()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.training_log.untimed():
+            super()._save_checkpoint(model, trial)
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Evaluates the model as it would be saved now with `evaluate_model`; logs and returns its metrics."""
+        if self.evaluate_model is None:
+            raise ValueError(
+                "eval_strategy asks for an evaluation, but there is nothing to evaluate on: set eval_dataset."
+            )
+        model = self.pretraining_model
+        with self.training_log.untimed(), torch.no_grad(), self.averaged_weights():
+            was_training = model.training
+            metrics = self.evaluate_model(model.eval())
+            model.train(was_training)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
+    """Compiles the towers, and leaves them room for the graphs that schedules and evaluation need."""
+    # Torch counts both towers as one function, and lets what is beyond its limit of 8 graphs run uncompiled.
+    torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
+    model.mofi.vision_model.compile(**settings)
+    model.mofi.text_model.compile(**settings)
+
+
+def choose_sharding(plugin: Any) -> None:
+    """Shards the towers layer by layer, unless other parts are named.
+
+    Args:
+        plugin: accelerate's settings of FSDP.
+
+    Raises:
+        ValueError: If its version is not 2, or if it loads weights on the main process alone.
+    """
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"fsdp_config has version {plugin.fsdp_version}; it must be 2, whose states can be saved.")
+    if plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "fsdp_config has cpu_ram_efficient_loading, which loads weights on the main process alone, but each "
+            "process owns other rows of the entity head. Set it to false."
+        )
+    if plugin.transformer_cls_names_to_wrap is None:
+        # Not transformers' own choice: a part of the embeddings would be sharded twice, which fails.
+        plugin.transformer_cls_names_to_wrap = ["CLIPEncoderLayer"]
+
+
+def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:
+    """Freezes `frozen_parts`, and what the recipe gives no gradient, for which data-parallel wrappers would wait."""
+    mofi = model.mofi
+    parts = {
+        "image_tower": [mofi.vision_model, mofi.visual_projection],
+        "text_tower": [mofi.text_model, mofi.text_projection],
+        "entity_head": [model.entity_head] if model.entity_head is not None else [],
+    }
+    frozen = {*args.frozen_parts, *(["text_tower"] if args.recipe == "supervised" else [])}
+    for name in frozen:
+        for module in parts[name]:
+            module.requires_grad_(False)
+    # A wrapper needs a parameter to wait for; this one, without a gradient, stays as it is.
+    is_idle = args.recipe == "supervised" and "image_tower" not in frozen
+    mofi.logit_scale.requires_grad_(not is_idle)

@@ -1,0 +1,80 @@
+import pytest
+import spacy
+
+from data_scripts.linking.recognize_mentions import recognize_mentions
+
+
+def found(text, knowledge_base, **options):
+    batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base, **options)
+    return [mention["text"] for mention in batch["mentions"][0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("1F419_octopus.svg", ["octopus"]),
+        ("flag-maldives.png", ["maldives"]),
+        ("RedPanda.png", ["RedPanda"]),
+        ("animal, octopus, sea", ["octopus"]),
+        ("Coke | COCA COLA", ["Coke", "COCA COLA"]),
+        ("apple's cherries and hot springs", ["apple's", "cherries", "hot springs"]),
+        ("octopus2.png", ["octopus2"]),
+        ("octopuses", ["octopuses"]),
+        ("red, panda", []),
+        ("pineapple octopusland", []),
+        ("the next one", []),
+        ("Türkiye und SÃO PAULO", ["Türkiye", "SÃO PAULO"]),
+        ("宁波地铁站", ["宁波地铁"]),
+        ("DSC00220", []),
+    ],
+)
+def test_longest_aliases_on_token_boundaries(text, mentions, knowledge_base):
+    assert found(text, knowledge_base) == mentions
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["🐙 octopus\u0301 Türkiye ﬁsh apple", "שלום octopus مرحبا", "octopus\ufffdapple", "x" * 10_000 + " octopus"],
+)
+def test_offsets_index_the_original_text(text, knowledge_base):
+    batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base)
+    assert batch["mentions"][0]
+    for mention in batch["mentions"][0]:
+        assert text[mention["start"] : mention["end"]] == mention["text"]
+
+
+def test_rows_without_mention_are_dropped_with_a_reason(knowledge_base):
+    batch = recognize_mentions({"alt_text": ["octopus", ""]}, knowledge_base=knowledge_base)
+    assert batch["drop_reason"] == [None, "no mention"]
+
+
+@pytest.fixture(scope="module")
+def ruled_spacy(tmp_path_factory):
+    """A pipeline whose `ner` is a list of names: what it finds is known beforehand."""
+    nlp = spacy.blank("en")
+    ruler = nlp.add_pipe("entity_ruler", name="ner")
+    names = [("PERSON", "Fiona Apple"), ("ORG", "Coca-Cola"), ("GPE", "Atlantis"), ("CARDINAL", "two")]
+    ruler.add_patterns([{"label": label, "pattern": name} for label, name in names])
+    path = tmp_path_factory.mktemp("spacy") / "model"
+    nlp.to_disk(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("Coca-Cola", [("Coca-Cola", "alias+ner")]),
+        ("Fiona Apple", [("Apple", "alias in ner")]),
+        ("octopus of Atlantis", [("octopus", "alias"), ("Atlantis", "ner")]),
+        ("two octopuses", [("octopuses", "alias")]),
+    ],
+)
+def test_names_of_the_model_join_the_aliases(text, mentions, knowledge_base, ruled_spacy):
+    batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base, spacy_model=ruled_spacy)
+    assert [(mention["text"], mention["recognizer"]) for mention in batch["mentions"][0]] == mentions
+
+
+def test_a_pipeline_without_ner_is_refused(tmp_path, knowledge_base):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(ValueError, match="no `ner`"):
+        found("octopus", knowledge_base, spacy_model=str(tmp_path / "blank"))
