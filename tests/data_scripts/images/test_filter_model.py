@@ -142,7 +142,7 @@ def test_a_text_is_cut_at_the_models_length_and_padded_as_the_model_wants(filter
 
 def test_a_folder_without_image_settings_is_refused_with_the_way_out(tmp_path):
     write_apple_layout(tmp_path)
-    with pytest.raises(ValueError, match="convert_apple_mofi_to_hf"):
+    with pytest.raises(ValueError, match="hub.convert_apple"):
         open_filter_model(str(tmp_path))
 
 

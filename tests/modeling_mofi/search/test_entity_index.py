@@ -251,7 +251,10 @@ def test_gallery_finds_images_by_image_and_by_text_and_lists_what_it_could_not_r
     assert found[0][0].path.endswith("Blue.png") and found[0][0].similarity == pytest.approx(1, abs=1e-5)
     assert len(gallery.search(["a Red flag", "Blue"], k=3)[1]) == 3
     gallery.save(tmp_path / "gallery.safetensors")
-    assert ImageGallery.load(tmp_path / "gallery.safetensors", encoder).search([pictures()[2]], k=2) == found
+    loaded = ImageGallery.load(tmp_path / "gallery.safetensors", encoder)
+    # Equal vectors at another address in memory may be summed in another order.
+    torch.testing.assert_close(loaded.vectors, gallery.vectors, atol=0, rtol=0)
+    assert [image.path for image in loaded.search([pictures()[2]], k=2)[0]] == [image.path for image in found[0]]
 
 
 def test_folder_without_images_is_refused(encoder, tmp_path):
