@@ -50,13 +50,24 @@ def knn_correct(
         temperature: Votes weigh exp(score / temperature); None gives each neighbour one vote.
 
     Raises:
-        ValueError: If shapes disagree, a row is not finite or k is out of range.
+        ValueError: If shapes or kinds of labels disagree, a row is not finite, or k or temperature is out of range.
     """
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0, or None for one vote each.")
+    query_labels = one_per_row(query_labels, query_embeds, "query")
+    labels = query_labels if gallery_embeds is None else one_per_row(gallery_labels, gallery_embeds, "gallery")
+    if (labels.dtype.kind in "US") != (query_labels.dtype.kind in "US"):
+        raise ValueError("The query and gallery labels mix strings and numbers; give both in the same form.")
     scores, neighbours = nearest(query_embeds, gallery_embeds, k=k, scores_per_chunk=scores_per_chunk)
-    labels = np.asarray(query_labels if gallery_embeds is None else gallery_labels)
-    if len(query_labels) != len(scores) or labels.size <= neighbours.max():
-        raise ValueError(f"{len(query_labels)} query and {labels.size} gallery labels do not fit the embeddings.")
-    return vote(scores.cpu(), labels[neighbours.cpu().numpy()], temperature) == np.asarray(query_labels)
+    return vote(scores.cpu(), labels[neighbours.cpu().numpy()], temperature) == query_labels
+
+
+def one_per_row(labels, embeds, name: str) -> np.ndarray:
+    """The labels as an array; raises a ValueError unless there is one per embedding."""
+    if labels is None or len(labels) != len(embeds):
+        found = "no" if labels is None else len(labels)
+        raise ValueError(f"The {name} has {len(embeds)} embeddings and {found} labels; expected one per row.")
+    return np.asarray(labels)
 
 
 def vote(scores: torch.Tensor, labels: np.ndarray, temperature: float | None = None) -> np.ndarray:
@@ -146,6 +157,20 @@ def finite_rows(embeds, name: str) -> torch.Tensor:
     return embeds
 
 
+def check_labels(labels) -> list:
+    """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
+
+    Raises:
+        ValueError: If a label is neither, or both kinds occur.
+    """
+    labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    kinds = {int if isinstance(label, np.integer) else type(label) for label in labels}
+    if kinds not in ({str}, {int}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "empty"
+        raise ValueError(f"The labels are {names}; give all strings or all ints.")
+    return labels
+
+
 class KnnAccuracy(evaluate.Metric):
     """The `evaluate` module around `knn_correct`."""
 
@@ -157,9 +182,13 @@ class KnnAccuracy(evaluate.Metric):
             inputs_description=INPUTS,
             features=[
                 datasets.Features({"image_embeds": embeds, "labels": datasets.Value(kind)})
-                for kind in ("int64", "string")
+                for kind in ("string", "int64")  # In the other order "1984" would be read as a number.
             ],
         )
+
+    def add_batch(self, *, labels, **columns) -> None:
+        """Adds rows whose labels are all strings or all ints."""
+        super().add_batch(labels=check_labels(labels), **columns)
 
     def _compute(
         self, image_embeds, labels, *, gallery_embeds=None, gallery_labels=None, k=1, temperature=None

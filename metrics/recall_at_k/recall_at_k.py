@@ -2,7 +2,7 @@
 
     import evaluate
     metric = evaluate.load("metrics/recall_at_k")
-    metric.compute(embeds=image_embeds, labels=image_ids, gallery_embeds=text_embeds, gallery_labels=text_image_ids)
+    metric.compute(image_embeds=images, labels=image_ids, gallery_embeds=texts, gallery_labels=text_image_ids)
 
 A gallery row is relevant when its label equals the query's. The scores are dot products in fp32: pass rows of unit
 length for the cosine. Equal scores rank by gallery index.
@@ -19,7 +19,7 @@ SCORES_PER_CHUNK = 2**24  # 64 MiB of fp32
 DESCRIPTION = "Share of queries with a relevant row among the k nearest of a gallery; ties rank by gallery index."
 INPUTS = """
 Args:
-    embeds: Query rows of shape (num_queries, D), of unit length for the cosine.
+    image_embeds: Query rows of shape (num_queries, D), of unit length for the cosine.
     labels: What is relevant to each query, all strings or all ints.
     gallery_embeds, gallery_labels: What is searched.
     ks: The k to report; 1, 5 and 10 if left out.
@@ -99,6 +99,20 @@ def encode_labels(*labels) -> torch.Tensor:
     return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
 
 
+def check_labels(labels) -> list:
+    """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
+
+    Raises:
+        ValueError: If a label is neither, or both kinds occur.
+    """
+    labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    kinds = {int if isinstance(label, np.integer) else type(label) for label in labels}
+    if kinds not in ({str}, {int}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "empty"
+        raise ValueError(f"The labels are {names}; give all strings or all ints.")
+    return labels
+
+
 class RecallAtK(evaluate.Metric):
     """The `evaluate` module around `best_rank`."""
 
@@ -109,12 +123,17 @@ class RecallAtK(evaluate.Metric):
             citation="",
             inputs_description=INPUTS,
             features=[
-                datasets.Features({"embeds": embeds, "labels": datasets.Value(kind)}) for kind in ("int64", "string")
+                datasets.Features({"image_embeds": embeds, "labels": datasets.Value(kind)})
+                for kind in ("string", "int64")  # In the other order "1984" would be read as a number.
             ],
         )
 
-    def _compute(self, embeds, labels, gallery_embeds, gallery_labels, ks=(1, 5, 10)) -> dict:
-        ranks = best_rank(np.asarray(embeds), labels, gallery_embeds, gallery_labels)
+    def add_batch(self, *, labels, **columns) -> None:
+        """Adds rows whose labels are all strings or all ints."""
+        super().add_batch(labels=check_labels(labels), **columns)
+
+    def _compute(self, image_embeds, labels, gallery_embeds, gallery_labels, ks=(1, 5, 10)) -> dict:
+        ranks = best_rank(np.asarray(image_embeds), labels, gallery_embeds, gallery_labels)
         counted = ranks[~np.isnan(ranks)]
         recalls = {f"recall@{k}": float((counted <= k).mean()) if len(counted) else float("nan") for k in ks}
         return {**recalls, "num_queries": len(counted), "num_excluded": len(ranks) - len(counted)}

@@ -161,6 +161,20 @@ def encode_labels(*labels) -> torch.Tensor:
     return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
 
 
+def check_labels(labels) -> list:
+    """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
+
+    Raises:
+        ValueError: If a label is neither, or both kinds occur.
+    """
+    labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    kinds = {int if isinstance(label, np.integer) else type(label) for label in labels}
+    if kinds not in ({str}, {int}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "empty"
+        raise ValueError(f"The labels are {names}; give all strings or all ints.")
+    return labels
+
+
 class RetrievalMap(evaluate.Metric):
     """The `evaluate` module around `average_precision`."""
 
@@ -172,9 +186,13 @@ class RetrievalMap(evaluate.Metric):
             inputs_description=INPUTS,
             features=[
                 datasets.Features({"image_embeds": embeds, "labels": datasets.Value(kind)})
-                for kind in ("int64", "string")
+                for kind in ("string", "int64")  # In the other order "1984" would be read as a number.
             ],
         )
+
+    def add_batch(self, *, labels, **columns) -> None:
+        """Adds rows whose labels are all strings or all ints."""
+        super().add_batch(labels=check_labels(labels), **columns)
 
     def _compute(self, image_embeds, labels, *, gallery_embeds=None, gallery_labels=None, keep_query=False) -> dict:
         precisions = average_precision(

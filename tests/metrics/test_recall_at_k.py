@@ -37,7 +37,11 @@ def test_the_module_loads_from_its_path_and_counts():
     metric = evaluate.load("metrics/recall_at_k")
     gallery = np.array([[1.0], [0.9], [0.8]])
     result = metric.compute(
-        embeds=[[1.0], [1.0], [1.0]], labels=[0, 2, 9], gallery_embeds=gallery, gallery_labels=[0, 1, 2], ks=[1, 3]
+        image_embeds=[[1.0], [1.0], [1.0]],
+        labels=[0, 2, 9],
+        gallery_embeds=gallery,
+        gallery_labels=[0, 1, 2],
+        ks=[1, 3],
     )
     assert result == {"recall@1": 0.5, "recall@3": 1.0, "num_queries": 2, "num_excluded": 1}
 
