@@ -35,6 +35,7 @@ class Benchmark:
     color_column: str | None = field(default=None, metadata={"help": "Groups on the map of embeddings; else labels."})
     image_column: str | None = field(default=None, metadata={"help": "By default 'image', else the only one."})
     id_column: str | None = field(default=None, metadata={"help": "By default image_id, file name or row number."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder of image files; by default the data's."})
     limit: int | None = field(default=None, metadata={"help": "Only the first rows."})
     keep_query: bool = field(default=False, metadata={"help": "retrieval: a query may find itself, as in GPR1200."})
     one_query_per_class: bool = field(default=False, metadata={"help": "retrieval: first images search the others."})
@@ -68,6 +69,7 @@ class Benchmark:
             label_column=self.label_column,
             image_column=self.image_column,
             id_column=self.id_column,
+            image_root=self.image_root,
             split=self.gallery_split if is_gallery else self.split,
             limit=self.limit,
         )

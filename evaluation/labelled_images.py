@@ -1,28 +1,28 @@
 """Opens labelled images from Parquet files, a folder of images or a `datasets` id, undecoded, with stable row ids."""
 
+import contextlib
 import difflib
-import glob
 import hashlib
 import io
 import logging
-import re
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
+from huggingface_hub import constants
 from PIL import Image
 
+from evaluation.open_rows import find_files, open_rows
 from modeling_mofi.image_processing_mofi import to_rgb
 
 
 logger = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 ID_COLUMNS = ("image_id", "__key__")  # Ours, and WebDataset's.
 MAX_PIXELS = 128 * 2**20  # Checked in the header, before a decompression bomb can unfold.
 
@@ -41,7 +41,8 @@ class LabelledImages:
         row_ids: One distinct string per row.
         labels: One string or int per row, or None without a label column.
         label_names: Name of each class, where the data set knows them, by label.
-        fingerprint: Changes when rows, order or columns change.
+        fingerprint: Changes when rows, order, columns or image files change.
+        folders: Where image files may lie; a relative path starts at the first.
     """
 
     name: str
@@ -51,13 +52,17 @@ class LabelledImages:
     labels: list[Any] | None
     label_names: dict[Any, str]
     fingerprint: str
+    folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def read(self, row: int) -> tuple[Image.Image, int]:
         """The upright RGB image of a row and a 63-bit hash of its file; raises UnreadableImage."""
-        return read_image(self.pictures[row][self.image_column])
+        image = self.pictures[row][self.image_column]
+        if image is not None and image["bytes"] is None and image["path"] is not None:
+            image = {"bytes": None, "path": locate_image(image["path"], self.folders)}
+        return read_image(image)
 
     @cached_property
     def pictures(self) -> datasets.Dataset:
@@ -76,18 +81,20 @@ def open_images(
     label_column: str | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
+    image_root: str | None = None,
     split: str | None = None,
     limit: int | None = None,
 ) -> LabelledImages:
     """Opens a data set of images.
 
     Args:
-        data: A Parquet file or pattern, a folder of images or of Parquet files, a folder written by `save_to_disk`, or
-            an id on the Hub (`name`, `owner/name`, with `:config` where the data set has several).
+        data: A file or pattern (Parquet, JSONL, CSV, TSV), a folder of images or of such files, one written by
+            `save_to_disk`, or an id on the Hub (`name`, `owner/name`, with `:config` where the data set has several).
         label_column: Rows without a label (null) are left out and logged. None asks for no labels.
         image_column: By default `image`, else the only column of images.
         id_column: By default `image_id` or WebDataset's `__key__`; else file name or row number identify a row.
         split: Needed where the data set has several.
+        image_root: Folder of the image files that rows name by their paths; by default that of the data.
         limit: Keep the first rows only.
 
     Raises:
@@ -104,6 +111,7 @@ def open_images(
     if not len(rows):
         raise ValueError(f"{data} has no rows to evaluate" + (f" with a {label_column!r}." if label_column else "."))
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    folders = image_folders(data, image_root)
     labels, names = read_labels(rows, label_column) if label_column is not None else (None, {})
     return LabelledImages(
         name=data,
@@ -112,8 +120,40 @@ def open_images(
         row_ids=read_row_ids(rows, id_column=id_column, image_column=image_column, data=data),
         labels=labels,
         label_names=names,
-        fingerprint=rows._fingerprint,
+        fingerprint=fingerprint_rows(rows, image_column, folders),
+        folders=folders,
     )
+
+
+def image_folders(data: str, image_root: str | None) -> tuple[str, ...]:
+    """Where the image files of a data set may lie: beside it, and in the caches of what was downloaded."""
+    found = [Path(data)] if Path(data).exists() else find_files(data)
+    beside = sorted({str(path if path.is_dir() else path.parent) for path in found})
+    caches = [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
+    return tuple(map(os.path.abspath, [*([image_root] if image_root else beside), *caches]))
+
+
+def locate_image(path: str, folders: Sequence[str]) -> str:
+    """Absolute path of an image file that a row names; a data set of others may name any file of this machine.
+
+    Raises:
+        UnreadableImage: If it lies in none of the folders.
+    """
+    located = os.path.normpath(os.path.join(folders[0], path))
+    if not any(Path(located).is_relative_to(folder) for folder in folders):
+        raise UnreadableImage(f"{located} lies outside {folders[0]}, the folder of the data; give --image_root")
+    return located
+
+
+def fingerprint_rows(rows: datasets.Dataset, image_column: str, folders: Sequence[str]) -> str:
+    """Stands for the rows and, where they only name image files, for the size and time of those."""
+    paths = rows.select_columns([image_column]).flatten()[f"{image_column}.path"]  # No bytes are read.
+    digest = hashlib.sha256(rows._fingerprint.encode())
+    for path in filter(None, paths):
+        with contextlib.suppress(OSError, UnreadableImage):
+            status = os.stat(locate_image(path, folders))
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
@@ -137,54 +177,6 @@ def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
         )
 
 
-def open_rows(data: str, split: str | None) -> datasets.Dataset:
-    """Finds the loader that fits `data` and opens one split."""
-    path = Path(data)
-    if path.is_dir():
-        is_saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-        loaded = datasets.load_from_disk(data) if is_saved else datasets.load_dataset(data)
-    elif files := sorted(glob.glob(data)):
-        kinds = {Path(file).suffix for file in files}
-        if kinds != {".parquet"}:
-            raise ValueError(f"{data} is {', '.join(sorted(kinds))}; give Parquet files, a folder, or a data set id.")
-        check_parquet(files)
-        loaded = datasets.load_dataset("parquet", data_files=files)
-    else:
-        loaded = open_hub_rows(data)
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    if split is None and len(loaded) > 1:
-        raise ValueError(f"{data} has the splits {', '.join(loaded)}; choose one with --split.")
-    if split is not None and split not in loaded:
-        raise ValueError(f"{data} has no split {split!r}, only {', '.join(loaded)}.")
-    return loaded[split or next(iter(loaded))]
-
-
-def check_parquet(files: list[str]) -> None:
-    """Refuses files that are broken or hold no rows, by name; a loader over many files would not say which."""
-    for file in files:
-        try:
-            num_rows = pq.read_metadata(file).num_rows
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file} is not a whole Parquet file; write it again. ({error})") from error
-        if not num_rows and len(files) == 1:
-            raise ValueError(f"{file} has no rows to evaluate.")
-
-
-def open_hub_rows(data: str) -> datasets.DatasetDict:
-    """Loads `name[:config]` from the Hub."""
-    name, _, config_name = data.partition(":")
-    if not HUB_ID.fullmatch(name) or Path(name).suffix in {".parquet", ".csv", ".json", ".jsonl", ".tar", ".zip"}:
-        raise FileNotFoundError(f"{data} does not exist. Give a Parquet file, a folder of images, or a data set id.")
-    try:
-        return datasets.load_dataset(name, config_name or None)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{data} is neither here nor reachable as a data set on the Hub: {error}") from error
-    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{data} does not open: {reason} (One of several configurations: {name}:config.)") from error
-
-
 def find_image_column(rows: datasets.Dataset, image_column: str | None, data: str) -> str:
     """The column that was asked for, else `image`, else the only column of images."""
     if image_column is None and "image" not in rows.column_names:
@@ -203,8 +195,9 @@ def check_column(rows: datasets.Dataset, column: str, data: str) -> None:
 
 
 def drop_unlabelled(rows: datasets.Dataset, label_column: str, data: str) -> datasets.Dataset:
-    """Leaves out rows whose label is null, and says how many."""
-    kept = [row for row, label in enumerate(rows[label_column]) if label is not None]
+    """Leaves out rows whose label is null, or -1 as a ClassLabel says it, and says how many."""
+    nothing = (None, -1) if isinstance(rows.features[label_column], datasets.ClassLabel) else (None,)
+    kept = [row for row, label in enumerate(rows[label_column]) if label not in nothing]
     if len(kept) == len(rows):
         return rows
     logger.warning(

@@ -31,12 +31,12 @@ def read_prompts(prompts: str, data: str) -> list[str]:
     """
     path, _, name = prompts.partition(".json:")
     if name:
-        lists = json.loads(find_file(f"{path}.json", data).read_text(encoding="utf-8"))
+        lists = json.loads(find_file(f"{path}.json", data).read_text(encoding="utf-8-sig"))
         if name not in lists:
             raise ValueError(f"{path}.json has no list {name!r}, only {', '.join(lists)}.")
         templates = lists[name]
     else:
-        lines = find_file(prompts, data).read_text(encoding="utf-8").splitlines()
+        lines = find_file(prompts, data).read_text(encoding="utf-8-sig").splitlines()
         templates = [line for line in lines if line.strip()]
     templates = [template.replace("{c}", "{}") for template in templates]  # As CLIP benchmark's files write it.
     wrong = [template for template in templates if "{}" not in template]
@@ -61,10 +61,10 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
         names = images.label_names or {label: label for label in present if isinstance(label, str)}
         names = {label: name.replace("_", " ") for label, name in names.items()}
     elif class_names.endswith(".json"):
-        mapping = json.loads(find_file(class_names, data).read_text(encoding="utf-8"))
+        mapping = json.loads(find_file(class_names, data).read_text(encoding="utf-8-sig"))
         names = {type(present[0])(label): name for label, name in mapping.items()}
     else:
-        lines = find_file(class_names, data).read_text(encoding="utf-8").rstrip().splitlines()
+        lines = find_file(class_names, data).read_text(encoding="utf-8-sig").rstrip().splitlines()
         names = dict(enumerate(map(str.strip, lines)))
     missing = [label for label in present if label not in names]
     if missing:

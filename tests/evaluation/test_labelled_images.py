@@ -1,7 +1,9 @@
 import io
+import json
 import logging
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -157,3 +159,82 @@ def test_an_enormous_image_is_refused_by_its_header():
     Image.new("1", (20000, 20000)).save(header, "PNG")
     with pytest.raises(UnreadableImage, match="pixels"):
         read_image({"bytes": header.getvalue(), "path": None})
+
+
+def write_pictures(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture(COLORS["red"]))
+    return str(folder)
+
+
+def test_words_for_splits_in_names_of_files_and_classes_leave_no_image_out(tmp_path):
+    names = ["cat/steam train.png", "cat/crash-test-1.png", "cat/val.png", "train/a.png", "train/eval_b.png"]
+    images = open_images(write_pictures(tmp_path / "photos", *names), label_column="label")
+    assert [images.label_names[label] for label in images.labels] == ["cat"] * 3 + ["train"] * 2
+
+
+def test_folders_that_are_all_splits_are_splits(tmp_path):
+    data = write_pictures(tmp_path / "photos", "train/cat/a.png", "train/dog/b.png", "val/dog/test.png")
+    images = open_images(data, split="validation", label_column="label")
+    assert images.row_ids == ["test.png"] and images.label_names[images.labels[0]] == "dog"
+
+
+def test_brackets_and_stars_in_paths_are_letters(tmp_path, colors_file):
+    folder = tmp_path / "a [1] *"
+    assert len(open_images(write_pictures(folder / "photos", "x[2]/a.png"), label_column="label")) == 1
+    (folder / "tables").mkdir()
+    (folder / "tables" / "rows [0].parquet").write_bytes(Path(colors_file).read_bytes())
+    assert len(open_images(str(folder / "tables" / "rows [0].parquet"))) == 12
+    assert len(open_images(str(folder / "tables"))) == 12
+
+
+def test_a_class_label_of_minus_one_is_no_label(tmp_path, caplog):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [{"bytes": picture(COLORS["red"]), "path": None}] * 3, "label": [-1, 1, -1]}
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    assert open_images(str(path), label_column="label").labels == [1]
+    assert "2 of 3 rows have no label" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", "\ufeffimage,label\nred.png,01\nmore/blue.png,1\n,NA\n"),
+        ("rows.tsv", "image\tlabel\nred.png\t01\nmore/blue.png\t1\n\tNA\n"),
+        (
+            "rows.jsonl",
+            '{"image": "red.png", "label": "01"}\n{"image": "more/blue.png", "label": "1"}\n{"label": "NA"}\n',
+        ),
+    ],
+)
+def test_tables_of_paths_are_read_from_their_folder_and_labels_stay_texts(tmp_path, name, content):
+    write_pictures(tmp_path, "red.png", "more/blue.png")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    images = open_images(str(tmp_path / name), label_column="label")
+    assert images.labels == ["01", "1", "NA"]
+    assert images.read(0)[0].size == images.read(1)[0].size == (20, 16)
+    with pytest.raises(UnreadableImage, match="holds no image"):
+        images.read(2)
+
+
+def test_paths_that_lead_out_of_the_data_are_not_opened(tmp_path):
+    write_pictures(tmp_path, "secret.png", "data/inside.png")
+    paths = ["inside.png", "../secret.png", str(tmp_path / "secret.png"), str(tmp_path / "data" / "inside.png")]
+    (tmp_path / "data" / "rows.jsonl").write_text("".join(json.dumps({"image": path}) + "\n" for path in paths))
+    images = open_images(str(tmp_path / "data" / "rows.jsonl"))
+    assert images.read(0)[0].size == images.read(3)[0].size == (20, 16)
+    for row in (1, 2):
+        with pytest.raises(UnreadableImage, match="secret.png lies outside .*data; give --image_root"):
+            images.read(row)
+    images = open_images(str(tmp_path / "data" / "rows.jsonl"), image_root=str(tmp_path))
+    assert images.read(2)[0].size == (20, 16)
+
+
+def test_another_file_under_the_same_name_changes_the_fingerprint(tmp_path):
+    data = write_pictures(tmp_path / "photos", "cat/a.png")
+    before = open_images(data).fingerprint
+    assert open_images(data).fingerprint == before
+    (tmp_path / "photos" / "cat" / "a.png").write_bytes(picture(COLORS["blue"], size=(30, 30)))
+    assert open_images(data).fingerprint != before
