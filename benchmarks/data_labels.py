@@ -23,15 +23,16 @@ import pyarrow.parquet as pq
 
 from benchmarks.evaluation_record import write_record
 from benchmarks.generated_builds import build_sample_knowledge_base
+from data_scripts.arguments import LabelArguments
 from data_scripts.engine.engines import Engine, run_job
 from data_scripts.engine.job_array import JobArray
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
-from data_scripts.labels.label_entities import LabelOptions, hash_of
+from data_scripts.labels.label_entities import hash_of
 from data_scripts.labels.label_shards import label_shards
 from data_scripts.schema import Shard, filtered_schema, labelled_schema
 
 
-OPTIONS = LabelOptions(min_images=5, max_images=1_000, validation_fraction=0.01)
+OPTIONS = LabelArguments(min_images_per_entity=5, max_images_per_entity=1_000, validation_fraction=0.01)
 ROWS_PER_SHARD = 10_000
 
 
@@ -108,9 +109,9 @@ def label_plainly(filtered: Path, shards: Sequence[Shard], target: Path) -> dict
     counts: Counter[str] = Counter()
     for path in tables:
         counts.update(entity["entity_id"] for row in pq.read_table(path).to_pylist() for entity in row["entities"])
-    kept = sorted(entity_id for entity_id, count in counts.items() if count >= OPTIONS.min_images)
+    kept = sorted(entity_id for entity_id, count in counts.items() if count >= OPTIONS.min_images_per_entity)
     label_of = {entity_id: label for label, entity_id in enumerate(kept)}
-    room = {entity_id: min(counts[entity_id], OPTIONS.max_images) for entity_id in kept}
+    room = {entity_id: min(counts[entity_id], OPTIONS.max_images_per_entity) for entity_id in kept}
     splits: Counter[str] = Counter()
     for path in tables:
         rows = list(label_rows_plainly(pq.read_table(path).to_pylist(), label_of, room, counts))
@@ -129,7 +130,7 @@ def label_rows_plainly(
         entities = []
         for entity in row["entities"]:
             entity_id = entity["entity_id"]
-            share = OPTIONS.max_images / counts[entity_id]
+            share = OPTIONS.max_images_per_entity / counts[entity_id]
             if room.get(entity_id, 0) and (share >= 1 or is_below(f"0 {entity_id} {row['image_id']}", share)):
                 room[entity_id] -= 1
                 entities.append(entity)

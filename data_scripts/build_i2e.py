@@ -45,7 +45,7 @@ from data_scripts.linking.statistics import count_aliases, write_text_statistics
 from data_scripts.phases import Build, link_phase, score_groups, score_phase
 from data_scripts.report.card import BuildResult
 from data_scripts.sources.pairs import read_pairs
-from data_scripts.sources.plan import SourceOptions, check_files, keep_column_types, plan_shards
+from data_scripts.sources.plan import keep_column_types, plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
 
 
@@ -108,18 +108,7 @@ def run_build(build: Build, *, engine: Engine) -> BuildResult | None:
 def plan_build(args: BuildArguments) -> Build:
     """Cuts the source into shards and opens or builds the knowledge base."""
     source = args.source
-    options = SourceOptions(
-        rows_per_shard=source.rows_per_shard,
-        config_name=source.hub_config,
-        split=source.hub_split,
-        revision=source.hub_revision,
-        streaming=source.streaming,
-        other_columns=tuple(name for name in (source.image_id_column, *source.keep_columns) if name is not None),
-    )
-    shards = plan_shards(
-        source.pairs, image_column=source.image_column, alt_text_column=source.alt_text_column, options=options
-    )
-    check_files(shards, [source.image_column, source.alt_text_column, *options.other_columns])
+    shards = plan_shards(source)
     keep_columns = keep_column_types(shards[0], source.keep_columns)
     folder = args.link.knowledge_base
     if Path(folder).is_file():
@@ -195,7 +184,7 @@ def sample_texts(build: Build, *, limit: int) -> Iterator[str]:
     for position in range(num_shards):
         shard = build.shards[position * len(build.shards) // num_shards]
         left = share
-        for batch in read_pairs(shard, columns=build.columns):
+        for batch in read_pairs(shard, source=build.args.source):
             yield from batch["alt_text"][:left]
             left -= len(batch["alt_text"])
             if left <= 0:

@@ -11,7 +11,7 @@ from data_scripts.engine.job_array import JobArray, OthersAtWork
 from data_scripts.engine.shards import Phase, is_done, log_stages, single_shards, sum_manifests
 from data_scripts.images.filter_entities import Thresholds
 from data_scripts.knowledge_base.store import open_knowledge_base
-from data_scripts.labels.label_entities import LabelOptions, LabelSummary
+from data_scripts.labels.label_entities import LabelSummary
 from data_scripts.labels.label_shards import RunJob, label_shards
 from data_scripts.labels.write_dataset import PublishJob, plan_outputs, write_entities
 from data_scripts.phases import Build, filter_phase
@@ -68,19 +68,13 @@ def write_labels(build: Build, filtering: Phase, thresholds: Thresholds, *, run:
         ValueError: If no entity has enough images.
     """
     label = build.args.label
-    options = LabelOptions(
-        min_images=label.min_images_per_entity,
-        max_images=label.max_images_per_entity,
-        validation_fraction=label.validation_fraction,
-        seed=label.seed,
-    )
     remove_siblings(build.labels)
     summary = label_shards(
         build.shards,
         filtered=filtering.folder,
         folder=build.labels,
         rows=build.stages_dir / "label_entities",
-        options=options,
+        options=label,
         kb=open_knowledge_base(build.knowledge_base),
         run=run,
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data_scripts.arguments import BuildArguments
+from data_scripts.arguments import BuildArguments, SourceArguments
 from data_scripts.engine.files import hash_file, hash_settings
 from data_scripts.engine.job_array import JobArray
 from data_scripts.engine.shards import Group, Phase, Step, group_shards
@@ -24,7 +24,7 @@ from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.link_evidence import LinkWeights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
-from data_scripts.sources.pairs import PairColumns, read_images, read_pairs
+from data_scripts.sources.pairs import read_images, read_pairs
 
 
 LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "spacy", "torch", "transformers")
@@ -108,19 +108,6 @@ class Build:
         """Names the data set: equal for equal sources, settings and models."""
         return self.config_hash("label_entities")[:16]
 
-    @property
-    def columns(self) -> PairColumns:
-        """Which columns of the source hold what."""
-        source = self.args.source
-        return PairColumns(
-            image_id=source.image_id_column,
-            image=source.image_column,
-            alt_text=source.alt_text_column,
-            keep=tuple(source.keep_columns),
-            image_root=source.image_root,
-            max_text_length=source.max_text_length,
-        )
-
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide about bytes."""
@@ -165,7 +152,7 @@ def link_phase(build: Build) -> Phase:
     return Phase(
         name="link_entities",
         folder=build.stages_dir / "link_entities",
-        read=partial(read_pairs, columns=build.columns, batch_size=READ_BATCH_SIZE),
+        read=partial(read_pairs, source=build.args.source, batch_size=READ_BATCH_SIZE),
         steps=(Step("recognize_mentions", recognize), Step("link_entities", linker)),
         schema=linked_schema(build.keep_columns),
         config_hash=build.config_hash("link_entities"),
@@ -184,7 +171,7 @@ def score_phase(build: Build) -> Phase:
     return Phase(
         name="score_entities",
         folder=build.stages_dir / "score_entities",
-        read=partial(read_linked, linked=linked.folder, columns=build.columns, batch_size=options.batch_size),
+        read=partial(read_linked, linked=linked.folder, source=build.args.source, batch_size=options.batch_size),
         steps=(
             Step("decode_images", decode),
             Step(
@@ -237,11 +224,11 @@ def filter_phase(build: Build, thresholds: Thresholds) -> Phase:
     )
 
 
-def read_linked(shard: Shard, *, linked: Path, columns: PairColumns, batch_size: int) -> Iterator[Batch]:
+def read_linked(shard: Shard, *, linked: Path, source: SourceArguments, batch_size: int) -> Iterator[Batch]:
     """Batches of the text phase with the images of their rows."""
     table = pq.read_table(linked / f"{shard.index:06d}.parquet")
     rows = table["row"].to_pylist()
-    images = read_images(shard, columns=columns, rows=rows)
+    images = read_images(shard, source=source, rows=rows)
     for first in range(0, len(rows), batch_size):
         batch = table.slice(first, batch_size).to_pydict()
         batch["image"] = []

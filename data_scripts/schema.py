@@ -2,6 +2,8 @@
 
 A batch is a dict of equal-length lists. A stage takes a batch and returns it whole; it may fill `drop_reason`, and the
 engine then removes those rows and counts them. It may fill `note` for rows it changed but kept (a text cut short).
+Readers may fill all three: `drop_reason` is one of a few words that can be counted, `error` says of a dropped row what
+exactly was wrong, of which the engine keeps the first few for people.
 """
 
 from dataclasses import dataclass, field
@@ -35,9 +37,15 @@ class Shard:
     fingerprint: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Of its files in every stage, without the ending."""
+        return f"{self.index:06d}"
+
 
 DROP_REASON = "drop_reason"
 NOTE = "note"
+ERROR = "error"
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 MENTION = pa.struct({"text": pa.string(), "start": pa.int32(), "end": pa.int32(), "recognizer": pa.string()})

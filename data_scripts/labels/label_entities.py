@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_scripts.arguments import LabelArguments
 from data_scripts.engine.files import write_array
 from data_scripts.knowledge_base.store import KnowledgeBase, find_sorted
 from data_scripts.schema import ENTITIES_TABLE, labelled_schema
@@ -29,24 +30,6 @@ DEVIATIONS = 6
 ALL_HASHES = 2**64 - 1
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """Which entities and how many images of each.
-
-    Attributes:
-        min_images: Entities with fewer images are dropped (before the cap and the split).
-        max_images: Entities with more keep this many, chosen by a hash; None keeps all.
-        validation_fraction: Of the rows, chosen by a hash. Entities of which this would leave fewer than `min_images`
-            in train stay there with all their rows.
-        seed: Of the hashes.
-    """
-
-    min_images: int = 5
-    max_images: int | None = None
-    validation_fraction: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,12 +128,12 @@ def number_entities(counted: Iterable[Arrays], *, min_images: int) -> Arrays:
 # Images that stay when an entity has too many
 
 
-def draw_images(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
+def draw_images(table: pa.Table, *, labels: Labels, options: LabelArguments) -> Arrays:
     """Hashes near the limit of the images of capped entities of a shard, and how many lie below them."""
     rows = FlatRows.of(table, labels, seed=options.seed)
     capped = rows.capped(labels, options)
     drawn, hashes = rows.labels[capped], rows.image_hashes(capped)
-    low, high = hash_window(labels.images[drawn], max_images=options.max_images)
+    low, high = hash_window(labels.images[drawn], max_images=options.max_images_per_entity)
     near = (hashes >= low) & (hashes < high)
     below, num_below = np.unique(drawn[hashes < low], return_counts=True)
     return {"labels": drawn[near], "hashes": hashes[near], "below": below, "num_below": num_below}
@@ -191,7 +174,7 @@ def limit_hashes(drawn: Iterable[Arrays], labels: Labels, *, max_images: int) ->
 # Entities that are too rare for a validation split
 
 
-def count_validation(table: pa.Table, *, labels: Labels, options: LabelOptions) -> Arrays:
+def count_validation(table: pa.Table, *, labels: Labels, options: LabelArguments) -> Arrays:
     """Images per entity of a shard that the split would take."""
     rows = FlatRows.of(table, labels, seed=options.seed)
     taken = rows.kept(labels, options) & rows.is_drawn(options)[rows.owner]
@@ -237,9 +220,9 @@ class FlatRows:
         )
         return cls(hashes, entities, owner, labels.of(entities.field("entity_id").to_pylist()))
 
-    def capped(self, labels: Labels, options: LabelOptions) -> np.ndarray:
+    def capped(self, labels: Labels, options: LabelArguments) -> np.ndarray:
         """Places of the entities that have too many images."""
-        return np.flatnonzero((self.labels >= 0) & (labels.images[self.labels] > options.max_images))
+        return np.flatnonzero((self.labels >= 0) & (labels.images[self.labels] > options.max_images_per_entity))
 
     def image_hashes(self, places: np.ndarray) -> np.ndarray:
         """Hashes of some entities with their images, uint64; other entities have others of the same image."""
@@ -247,20 +230,20 @@ class FlatRows:
         of_entity = np.array([hash_of(entity_id) for entity_id in found.dictionary.to_pylist()], dtype=np.uint64)
         return mix(self.hashes[self.owner[places]] ^ of_entity[found.indices.to_numpy()])
 
-    def kept(self, labels: Labels, options: LabelOptions) -> np.ndarray:
+    def kept(self, labels: Labels, options: LabelArguments) -> np.ndarray:
         """Whether each entity has a label and its image is among those that stay, [K]."""
         kept = self.labels >= 0
-        if options.max_images is not None:
+        if options.max_images_per_entity is not None:
             capped = self.capped(labels, options)
             kept[capped] = self.image_hashes(capped) <= labels.max_hashes[self.labels[capped]]
         return kept
 
-    def is_drawn(self, options: LabelOptions) -> np.ndarray:
+    def is_drawn(self, options: LabelArguments) -> np.ndarray:
         """Whether each row is among those from which the validation split is taken, [R]."""
         return self.hashes < np.uint64(int(options.validation_fraction * 2**64))
 
 
-def label_rows(table: pa.Table, *, labels: Labels, options: LabelOptions) -> tuple[pa.Table, dict[str, int]]:
+def label_rows(table: pa.Table, *, labels: Labels, options: LabelArguments) -> tuple[pa.Table, dict[str, int]]:
     """Rows of a shard that keep at least one entity, and how many do not, by reason."""
     rows = FlatRows.of(table, labels, seed=options.seed)
     kept = rows.kept(labels, options)

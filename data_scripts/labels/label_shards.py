@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_scripts.arguments import LabelArguments
 from data_scripts.engine.files import read_json, try_read_json, write_json, write_whole
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.labels.label_entities import (
     Arrays,
-    LabelOptions,
     Labels,
     LabelSummary,
     count_images,
@@ -70,7 +70,7 @@ class CountShard(ShardJob):
     """
 
     count: Callable[..., Arrays]
-    options: LabelOptions | None = None
+    options: LabelArguments | None = None
 
     def __call__(self, shard: Shard) -> None:
         known = {} if self.options is None else {"labels": Labels.open(self.folder), "options": self.options}
@@ -95,7 +95,7 @@ class LabelShard(ShardJob):
         build_id: What the rows depend on; those of another build are written again.
     """
 
-    options: LabelOptions
+    options: LabelArguments
     rows: Path
     build_id: str
 
@@ -121,7 +121,7 @@ def label_shards(
     filtered: Path,
     folder: Path,
     rows: Path,
-    options: LabelOptions,
+    options: LabelArguments,
     kb: KnowledgeBase,
     run: RunJob,
 ) -> LabelSummary:
@@ -143,15 +143,15 @@ def label_shards(
         run(job, shards)
         write_arrays(folder, **reduce_arrays(job.counted(shards)))
 
-    reduce("count_images", count_images, partial(number_entities, min_images=options.min_images))
+    reduce("count_images", count_images, partial(number_entities, min_images=options.min_images_per_entity))
     labels = Labels.open(folder)
     if len(labels.images) == 0:
         return LabelSummary(entities_table(labels, kb))
-    if options.max_images is not None:
+    if options.max_images_per_entity is not None:
         reduce(
             "draw_images",
             draw_images,
-            partial(limit_hashes, labels=labels, max_images=options.max_images),
+            partial(limit_hashes, labels=labels, max_images=options.max_images_per_entity),
             options=options,
         )
         labels = Labels.open(folder)
@@ -159,7 +159,7 @@ def label_shards(
         reduce(
             "count_validation",
             count_validation,
-            partial(keep_in_train, labels=labels, min_images=options.min_images),
+            partial(keep_in_train, labels=labels, min_images=options.min_images_per_entity),
             options=options,
         )
     job = LabelShard(filtered, folder, "label_entities", options, rows, build_id=folder.name)

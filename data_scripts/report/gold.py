@@ -62,10 +62,10 @@ def read_gold(build: Build, column: str | None) -> dict[str, str]:
     """The gold entity of each image that has one."""
     if not column:
         return {}
-    columns = replace(build.columns, keep=(column,))
+    source = replace(build.args.source, keep_columns=[column])
     gold: dict[str, str] = {}
     for shard in build.shards:
-        for batch in read_pairs(shard, columns=columns):
+        for batch in read_pairs(shard, source=source):
             gold |= {key: value for key, value in zip(batch["image_id"], batch[column], strict=True) if value}
     return gold
 

@@ -174,7 +174,7 @@ def unlinked_texts(result: BuildResult, *, limit: int) -> Iterable[str]:
     linked = pq.read_table(link_phase(build).data_path(build.shards[0].index), columns=["row"])["row"].to_pylist()
     kept = set(linked)
     texts: dict[str, None] = {}
-    for batch in read_pairs(build.shards[0], columns=build.columns):
+    for batch in read_pairs(build.shards[0], source=build.args.source):
         texts.update(
             {text: None for row, text in zip(batch["row"], batch["alt_text"], strict=True) if row not in kept}
         )

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from data_scripts.arguments import SourceArguments
 from data_scripts.schema import Shard
 from data_scripts.sources.hub import open_dataset, plan_hub
 from data_scripts.sources.lines import plan_lines, read_lines
@@ -24,59 +24,41 @@ FORMATS = {
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """How to cut a source.
-
-    Attributes:
-        rows_per_shard: Most rows of a shard, where the format can be cut (tars are not).
-        config_name: Of a data set on the Hub.
-        split: Of a data set on the Hub.
-        revision: Of a data set on the Hub.
-        streaming: Whether a data set on the Hub is read without downloading it first.
-        other_columns: Columns that every file must have, beside image and alt-text.
-    """
-
-    rows_per_shard: int = 10_000
-    config_name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    streaming: bool = False
-    other_columns: tuple[str, ...] = ()
-
-
-def plan_shards(source: str, *, image_column: str, alt_text_column: str, options: SourceOptions) -> list[Shard]:
-    """Cuts a source into shards.
-
-    Args:
-        source: A file, a folder, a pattern with `*`, or the id of a data set on the Hub.
+def plan_shards(source: SourceArguments) -> list[Shard]:
+    """Cuts a source into shards, and looks for its columns in every file before any work is done.
 
     Raises:
         FileNotFoundError: If a path or pattern matches nothing.
-        ValueError: If there is no row, or a folder mixes formats.
+        ValueError: If there is no row, a folder mixes formats, or a file lacks a column.
     """
-    paths = find_files(source)
+    paths = find_files(source.pairs)
     if paths is None:
         shards = plan_hub(
-            source,
-            config_name=options.config_name,
-            split=options.split,
-            revision=options.revision,
-            streaming=options.streaming,
-            rows_per_shard=options.rows_per_shard,
+            source.pairs,
+            config_name=source.hub_config,
+            split=source.hub_split,
+            revision=source.hub_revision,
+            streaming=source.streaming,
+            rows_per_shard=source.rows_per_shard,
         )
     else:
-        kind = format_of(paths, source)
+        kind = format_of(paths, source.pairs)
         if kind == "parquet":
-            names = [image_column, alt_text_column, *options.other_columns]
-            shards = plan_parquet(paths, rows_per_shard=options.rows_per_shard, names=names)
+            shards = plan_parquet(paths, rows_per_shard=source.rows_per_shard, names=column_names(source))
         elif kind == "tar":
-            shards = plan_tars(paths, image_column=image_column, alt_text_column=alt_text_column)
+            shards = plan_tars(paths, image_column=source.image_column, alt_text_column=source.alt_text_column)
         else:
-            shards = plan_lines(paths, rows_per_shard=options.rows_per_shard)
+            shards = plan_lines(paths, rows_per_shard=source.rows_per_shard)
     if not shards:
-        raise ValueError(f"{source} has no rows: nothing to build a data set from")
+        raise ValueError(f"{source.pairs} has no rows: nothing to build a data set from")
+    check_files(shards, column_names(source))
     return shards
+
+
+def column_names(source: SourceArguments) -> list[str]:
+    """Every column that is read."""
+    names = (source.image_column, source.alt_text_column, source.image_id_column, *source.keep_columns)
+    return [name for name in names if name is not None]
 
 
 def find_files(source: str) -> list[str] | None:

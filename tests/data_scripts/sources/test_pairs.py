@@ -6,11 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_build import write_tar
 
-from data_scripts.sources.pairs import PairColumns, read_images, read_pairs
-from data_scripts.sources.plan import SourceOptions, plan_shards
+from data_scripts.arguments import SourceArguments
+from data_scripts.sources.pairs import read_images, read_pairs
+from data_scripts.sources.plan import plan_shards
 
 
-COLUMNS = PairColumns(image_id="image_id", keep=("licence",))
+PLAIN = SourceArguments("")
+SOURCE = SourceArguments("", image_id_column="image_id", keep_columns=["licence"])
 
 
 @pytest.fixture
@@ -73,15 +75,14 @@ SOURCES = [write_jsonl, write_csv, write_parquet_of_paths, write_parquet_of_byte
 
 
 def plan(source, *, rows_per_shard=4):
-    options = SourceOptions(rows_per_shard=rows_per_shard)
-    return plan_shards(str(source), image_column="image", alt_text_column="alt_text", options=options)
+    return plan_shards(SourceArguments(str(source), rows_per_shard=rows_per_shard))
 
 
-def read_all(shards, columns=COLUMNS):
+def read_all(shards, source=SOURCE):
     return [
         dict(zip(batch, values, strict=True))
         for shard in shards
-        for batch in read_pairs(shard, columns=columns, batch_size=3)
+        for batch in read_pairs(shard, source=source, batch_size=3)
         for values in zip(*batch.values(), strict=True)
     ]
 
@@ -98,7 +99,7 @@ def test_every_format_gives_the_same_texts(write, folder):
 def test_every_format_gives_the_images_of_the_rows_asked_for(write, folder):
     shards = plan(write(folder))
     wanted = [0, 2, 3] if len(shards) > 1 else [0, 2, 3, 9]
-    found = list(read_images(shards[0], columns=COLUMNS, rows=wanted))
+    found = list(read_images(shards[0], source=SOURCE, rows=wanted))
     assert found == [(row, image(row)) for row in wanted]
 
 
@@ -110,12 +111,11 @@ def test_shards_have_the_rows_that_were_asked_for(write, folder):
 def test_an_image_folder_with_metadata_is_a_source(folder):
     rows = [json.dumps({"file_name": f"{row}.png", "text": text(row)}) for row in range(10)]
     (folder / "img" / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    columns = PairColumns(image="file_name", alt_text="text")
-    options = SourceOptions()
-    shards = plan_shards(str(folder / "img"), image_column="file_name", alt_text_column="text", options=options)
-    assert [row["alt_text"] for row in read_all(shards, columns)] == [text(row) for row in range(10)]
-    assert list(read_images(shards[0], columns=columns, rows=[7])) == [(7, image(7))]
-    assert read_all(shards, columns)[3]["image_id"] == "000000-000000003"
+    source = SourceArguments(str(folder / "img"), image_column="file_name", alt_text_column="text")
+    shards = plan_shards(source)
+    assert [row["alt_text"] for row in read_all(shards, source)] == [text(row) for row in range(10)]
+    assert list(read_images(shards[0], source=source, rows=[7])) == [(7, image(7))]
+    assert read_all(shards, source)[3]["image_id"] == "000000-000000003"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -125,10 +125,12 @@ def test_a_data_set_that_datasets_opens_is_a_source(streaming, folder, monkeypat
         "parquet", data_files=str(folder / "bytes.parquet"), split="train", streaming=streaming
     )
     monkeypatch.setattr("data_scripts.sources.hub.datasets.load_dataset", lambda *args, **kwargs: data)
-    options = SourceOptions(rows_per_shard=4, streaming=streaming, revision=f"test {streaming}")
-    shards = plan_shards("someone/pairs", image_column="image", alt_text_column="alt_text", options=options)
+    revision = f"test {streaming}"
+    shards = plan_shards(
+        SourceArguments("someone/pairs", rows_per_shard=4, streaming=streaming, hub_revision=revision)
+    )
     assert [row["alt_text"] for row in read_all(shards)] == [text(row) for row in range(10)]
-    assert dict(read_images(shards[0], columns=COLUMNS, rows=[1, 3])) == {1: image(1), 3: image(3)}
+    assert dict(read_images(shards[0], source=SOURCE, rows=[1, 3])) == {1: image(1), 3: image(3)}
 
 
 def test_a_pattern_reads_its_files_in_order(folder):
@@ -159,18 +161,18 @@ HOSTILE_TEXTS = [
 @pytest.mark.parametrize(("value", "expected"), HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
 def test_hostile_texts_are_cleaned_one_character_for_one(value, expected, folder):
     (folder / "pairs.jsonl").write_text(json.dumps({"image": "x", "alt_text": value}))
-    columns = PairColumns(max_text_length=50)
-    assert [row["alt_text"] for row in read_all(plan(folder / "pairs.jsonl"), columns)] == [expected]
+    source = SourceArguments("", max_text_length=50)
+    assert [row["alt_text"] for row in read_all(plan(folder / "pairs.jsonl"), source)] == [expected]
 
 
 def test_invalid_utf8_becomes_replacement_characters(folder):
     (folder / "pairs.jsonl").write_bytes(b'{"image": "x", "alt_text": "caf\xe9"}\n')
-    assert read_all(plan(folder / "pairs.jsonl"), PairColumns())[0]["alt_text"] == "caf\ufffd"
+    assert read_all(plan(folder / "pairs.jsonl"), PLAIN)[0]["alt_text"] == "caf\ufffd"
 
 
 def test_a_text_cut_short_is_noted(folder):
     shards = plan(write_jsonl(folder))
-    batch = next(read_pairs(shards[0], columns=PairColumns(max_text_length=3)))
+    batch = next(read_pairs(shards[0], source=SourceArguments("", max_text_length=3)))
     assert batch["note"] == ["text cut short"] * 4
 
 
@@ -191,27 +193,27 @@ def test_an_image_that_is_not_there_comes_as_a_reason(value, reason, folder):
     (folder / "pairs.jsonl").write_text(json.dumps({"image": value, "alt_text": "x"}))
     (folder.parent / "secret.png").write_bytes(b"secret")
     shards = plan(folder / "pairs.jsonl")
-    assert list(read_images(shards[0], columns=PairColumns(), rows=[0])) == [(0, reason)]
+    assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, reason)]
 
 
 def test_urls_are_not_fetched(folder):
     (folder / "pairs.jsonl").write_text(json.dumps({"image": "http://127.0.0.1/x.png", "alt_text": "x"}))
     shards = plan(folder / "pairs.jsonl")
     with pytest.raises(ValueError, match="URLs are not fetched.*img2dataset"):
-        list(read_images(shards[0], columns=PairColumns(), rows=[0]))
+        list(read_images(shards[0], source=PLAIN, rows=[0]))
 
 
-def test_large_image_files_are_not_read(folder):
+def test_large_image_files_are_not_read(folder, monkeypatch):
+    monkeypatch.setattr("data_scripts.sources.pairs.MAX_IMAGE_BYTES", 3)
     shards = plan(write_jsonl(folder))
-    columns = PairColumns(max_image_bytes=3)
-    assert list(read_images(shards[0], columns=columns, rows=[0])) == [(0, "image file too large")]
+    assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, "image file too large")]
 
 
 @pytest.mark.parametrize("write", SOURCES)
 def test_a_missing_column_is_named_with_those_there_are(write, folder):
     shards = plan(write(folder))
     with pytest.raises(ValueError, match="no (column )?'caption'.*alt_text"):
-        read_all(shards, PairColumns(alt_text="caption"))
+        read_all(shards, SourceArguments("", alt_text_column="caption"))
 
 
 @pytest.mark.parametrize(
@@ -250,5 +252,5 @@ def test_gold_and_other_columns_never_leave_the_disk(folder, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
     shards = plan(write_parquet_of_bytes(folder))
     read_all(shards)
-    list(read_images(shards[0], columns=COLUMNS, rows=[0]))
+    list(read_images(shards[0], source=SOURCE, rows=[0]))
     assert set(asked) == {"image_id", "alt_text", "licence", "image"}
