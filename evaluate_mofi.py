@@ -41,7 +41,6 @@ TASKS = {
     "image_text_retrieval": evaluate_image_text_retrieval,
     "entity_recognition": evaluate_entity_recognition,
 }
-WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
 
 
 @dataclass
@@ -90,8 +89,6 @@ def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
             raise ValueError(f"{name}: task {benchmark.task!r} is unknown; choose one of {', '.join(TASKS)}.")
         if not benchmark.data:
             raise ValueError(f"{name}: --data is missing; give a Parquet file, a folder or a data set id.")
-        if benchmark.task not in WITHOUT_LABELS and not benchmark.label_column:
-            raise ValueError(f"{name}: --label_column is missing; it names the column with the class of an image.")
         if benchmark.task == "image_text_retrieval" and not benchmark.text_column:
             raise ValueError(f"{name}: --text_column is missing; it names the column with the texts of an image.")
 

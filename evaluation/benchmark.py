@@ -16,6 +16,9 @@ from evaluation.encoders import Encoder
 from evaluation.labelled_images import LabelledImages, open_images
 
 
+WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
+
+
 @dataclass
 class Benchmark:
     """A task with its data. In a recipe, `benchmarks` maps a name to those of these keys that differ."""
@@ -30,7 +33,10 @@ class Benchmark:
     split: str | None = field(default=None, metadata={"help": "Needed where the data set has several."})
     gallery: str | None = field(default=None, metadata={"help": "Data set to search or train on."})
     gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same data set."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the class of an image."})
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with the class of an image; by default 'label', as class folders have."},
+    )
     caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
     color_column: str | None = field(default=None, metadata={"help": "Groups on the map of embeddings; else labels."})
     image_column: str | None = field(default=None, metadata={"help": "By default 'image', else the only one."})
@@ -66,7 +72,7 @@ class Benchmark:
             return None
         return open_images(
             data,
-            label_column=self.label_column,
+            label_column=self.label_column or (None if self.task in WITHOUT_LABELS else "label"),
             image_column=self.image_column,
             id_column=self.id_column,
             image_root=self.image_root,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
 from evaluation.labelled_images import LabelledImages, UnreadableImage
 
@@ -64,8 +65,7 @@ def embed(
     key = {"encoder": encoder.key, "data": images.fingerprint, "image_column": images.image_column}
     folder = cache_dir / hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
     parts = [range(start, min(start + ROWS_PER_PART, len(images))) for start in range(0, len(images), ROWS_PER_PART)]
-    missing = [part for part in parts if not part_path(folder, part).is_file()]
-    if missing:
+    if missing := [part for part in parts if not is_whole(part_path(folder, part))]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "key.json").write_text(json.dumps(key, indent=1, default=str), encoding="utf-8")
         embed_parts(encoder, images, missing, folder=folder, batch_size=batch_size, num_workers=num_workers)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
 
 
@@ -40,7 +41,7 @@ def embed_part(encoder: Encoder, texts: list[str], *, batch_size: int, cache_dir
     """Reads a part from the cache, or embeds it and keeps it."""
     key = json.dumps([encoder.key, texts], sort_keys=True, default=str)
     path = cache_dir / "texts" / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.safetensors"
-    if path.is_file():
+    if is_whole(path):
         return load_file(path)["features"]
     batches = [encoder.embed_texts(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
     features = torch.cat(batches).cpu()

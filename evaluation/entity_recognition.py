@@ -71,6 +71,11 @@ def evaluate_entity_recognition(
         raise UnfitModelError(f"{embedder.encoder.name} has neither a text tower nor a head for these entities.")
     scores = scores_by_band(ways, labels, candidates)
     unseen = unseen_entities(benchmark, set(labels) - set(candidates.entity_ids))
+    if unseen is None and not set(labels) & set(candidates.entity_ids):
+        raise ValueError(
+            f"No label of {query.name} is an entity_id of the candidates: {labels[0]!r}, ... against "
+            f"{candidates.entity_ids[0]!r}, ...; give the --label_column that holds their ids."
+        )
     if unseen and text_embeds is not None:
         all_embeds = torch.cat([text_embeds, F.normalize(embedder.embed_texts(unseen.texts), dim=1)])
         ranks = best_rank(image_embeds, labels, all_embeds, candidates.entity_ids + unseen.entity_ids)

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from metrics.knn_accuracy.knn_accuracy import nearest
 
 
 matplotlib.use("Agg")
+from matplotlib import font_manager  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 
 
@@ -25,6 +27,12 @@ COLORS = ("#3b6fb6", "#e07b39", "#4c9f70", "#b5485d", "#8064a2", "#d4b13f", "#3f
 SHOWN = 5
 MAPPED = 4000  # Images on a map; more cost minutes and hide one another.
 SIDE = 192  # Pixels of a picture on a sheet.
+# Asked for the letters that matplotlib's own font lacks, where they are installed.
+WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC")
+WIDE_FONTS += ("Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari")
+FONTS = ["DejaVu Sans", *sorted({font.name for font in font_manager.fontManager.ttflist} & set(WIDE_FONTS))]
+matplotlib.rcParams["font.family"] = FONTS
+matplotlib.rcParams["text.parse_math"] = False  # `Ba$$in` is a name, not mathematics.
 
 
 @dataclass
@@ -34,6 +42,22 @@ class Pictures:
     read: Any
     labels: Sequence[Any]
     captions: Sequence[str]
+
+    def caption(self, row: int) -> str:
+        """The caption of a row, or its label where no font has the caption's letters."""
+        return drawable(self.captions[row], str(self.labels[row]))
+
+
+@lru_cache
+def known_letters() -> frozenset[int]:
+    """Code points that the fonts can draw."""
+    paths = [font_manager.findfont(name) for name in FONTS]
+    return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
+
+
+def drawable(text: str, instead: str) -> str:
+    """The text, or `instead` where a letter of it would be drawn as an empty box."""
+    return text if {ord(letter) for letter in text if not letter.isspace()} <= known_letters() else instead
 
 
 def retrieval_sheet(
@@ -66,14 +90,14 @@ def retrieval_sheet(
         ratios = [1.0] + [share for _ in found for share in (0.12, *[1.0] * SHOWN)]
         cells = rows[line].subgridspec(1, len(ratios), width_ratios=ratios, wspace=0.08)
         axes = figure.add_subplot(cells[0])
-        draw_picture(axes, query.read(row), query.captions[row], color=INK)
+        draw_picture(axes, query.read(row), query.caption(row), color=INK)
         if line == 0:
             axes.set_title("query", fontsize=11, color=INK, pad=8)
         for block, (model, indices) in enumerate(found.items()):
             for place, index in enumerate(indices[line]):
                 axes = figure.add_subplot(cells[2 + block * (SHOWN + 1) + place])
                 is_right = shown.labels[index] == query.labels[row]
-                draw_picture(axes, shown.read(index), shown.captions[index], color=RIGHT if is_right else WRONG)
+                draw_picture(axes, shown.read(index), shown.caption(index), color=RIGHT if is_right else WRONG)
                 if line == 0 and place == SHOWN // 2:
                     axes.set_title(model, fontsize=11, color=INK, pad=8)
     if title:
@@ -157,7 +181,7 @@ def embedding_map(path: Path, image_embeds: dict[str, torch.Tensor], groups: Seq
         for name in ["others", *largest] if len(names) > len(largest) else largest:
             is_in = np.array([(groups[row] if groups[row] in largest else "others") == name for row in rows])
             color = WRONG if name == "others" else COLORS[largest.index(name)]
-            panel.scatter(*places[is_in].T, s=9, color=color, linewidths=0, label=name)
+            panel.scatter(*places[is_in].T, s=9, color=color, linewidths=0, label=drawable(name, ascii(name)))
         panel.set_title(model, fontsize=11, color=INK)
         panel.set_xticks([])
         panel.set_yticks([])

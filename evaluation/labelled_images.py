@@ -104,7 +104,7 @@ def open_images(
     rows = open_rows(data, split)
     image_column = find_image_column(rows, image_column, data)
     if label_column is not None:
-        check_column(rows, label_column, data)
+        check_column(rows, label_column, data, flag="--label_column")
         rows = drop_unlabelled(rows, label_column, data)
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
@@ -186,12 +186,13 @@ def find_image_column(rows: datasets.Dataset, image_column: str | None, data: st
     return image_column or "image"
 
 
-def check_column(rows: datasets.Dataset, column: str, data: str) -> None:
-    """Raises a ValueError that lists the columns there are."""
+def check_column(rows: datasets.Dataset, column: str, data: str, *, flag: str | None = None) -> None:
+    """Raises a ValueError that lists the columns there are, and the flag that names another."""
     if column not in rows.column_names:
         near = difflib.get_close_matches(column, rows.column_names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{data} has no column {column!r}; it has {', '.join(rows.column_names)}.{hint}")
+        choice = f" Choose one by {flag}." if flag else ""
+        raise ValueError(f"{data} has no column {column!r}; it has {', '.join(rows.column_names)}.{hint}{choice}")
 
 
 def drop_unlabelled(rows: datasets.Dataset, label_column: str, data: str) -> datasets.Dataset:

@@ -25,6 +25,10 @@ def evaluate_linear_probe(
     """Trains on the gallery, tests on the query images; `per class` is the mean over classes of their accuracies."""
     if gallery is None:
         raise ValueError("linear_probe needs --gallery (and --gallery_split): the images that it trains on.")
+    if gallery.fingerprint == query.fingerprint:
+        raise ValueError(
+            f"linear_probe would train and test on the same images, {query.name}; give another --gallery."
+        )
     trained_on, tested_on = embedder(gallery), embedder(query)
     device = embedder.encoder.device
     classes, train_targets = np.unique(np.asarray(embedded_labels(gallery, trained_on)), return_inverse=True)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -57,7 +58,7 @@ def test_keeping_the_query_raises_the_value(run):
     [
         (["--data", SAMPLE, "--label_column", "style"], "--model is missing"),
         (["--model", "pixels"], "--data is missing"),
-        (["--model", "pixels", "--data", SAMPLE], "--label_column is missing"),
+        (["--model", "pixels", "--data", SAMPLE], "no column 'label'; it has .*by --label_column"),
         (["--model", "pixels", "--data", SAMPLE, "--task", "retrievl"], "task 'retrievl' is unknown; choose one of"),
         (["--model", "pixels", "pixels", "--data", SAMPLE, "--label_column", "style"], "names a model twice"),
     ],
@@ -134,7 +135,7 @@ def test_results_so_far_survive_a_failure(run, tmp_path, colors_file):  # noqa: 
     ],
 )
 def test_every_task_runs_from_the_command(run, colors_file, clip_folder, task, metrics):  # noqa: F811
-    gallery = ["--gallery", colors_file] if task[0] == "linear_probe" else []
+    gallery = ["--gallery", shutil.copy(colors_file, f"{colors_file}.parquet")] if task[0] == "linear_probe" else []
     (result,) = run("--model", clip_folder, "--data", colors_file, "--task", *task, *gallery, "--bootstrap", 10)
     assert metrics <= set(result.values)
     assert all(0 <= value.value <= 1 for value in result.values.values() if value.num_queries)

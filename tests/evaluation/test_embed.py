@@ -82,6 +82,16 @@ def test_a_half_written_part_is_not_read(counting, colors_file, small_parts):
     assert counting.encoder.embedded == 17
 
 
+@pytest.mark.parametrize("length", [0, 5, 200])
+def test_a_damaged_part_is_made_again(counting, colors_file, small_parts, length, caplog):
+    images = open_images(colors_file)
+    expected = counting(images).features
+    (part,) = counting.cache_dir.glob("*/rows-000000005-*.safetensors")
+    part.write_bytes(part.read_bytes()[:length])
+    assert torch.equal(counting(images).features, expected)
+    assert counting.encoder.embedded == 17 and "is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batch_size_and_workers_do_not_change_the_rows(colors_file, tmp_path, pixels, batch_size, num_workers):

@@ -11,6 +11,7 @@ from evaluation.encoders import UnfitModelError
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
 from evaluation.labelled_images import open_images
 from modeling_mofi.sharded_rows import save_rows
+from tests.evaluation.conftest import COLORS, picture
 from tests.evaluation.test_zero_shot import ColorEncoder
 
 
@@ -147,3 +148,11 @@ def test_a_table_without_the_entities_of_the_data_is_refused(checkpoint, images,
     benchmark = Benchmark(entities=str(tmp_path / "other.jsonl"), candidates="labelled")
     with pytest.raises(ValueError, match="has none of the 3 entities of the data"):
         evaluate_entity_recognition(benchmark, checkpoint, query=images)
+
+
+def test_labels_that_are_no_entity_ids_are_refused(checkpoint, write_rows):
+    data = write_rows(image=[picture(COLORS["red"])], color=["red"])
+    with pytest.raises(
+        ValueError, match="No label of .* is an entity_id of the candidates: 'red', ... against 'Q-red'"
+    ):
+        evaluate_entity_recognition(Benchmark(), checkpoint, query=open_images(data, label_column="color"))

@@ -72,3 +72,20 @@ def test_bars_have_the_height_of_the_value(tmp_path, monkeypatch):
     heights = [round(bar.get_height(), 2) for bar in drawn[0].axes[0].patches]
     assert heights == [0.25, 0.5, 0.75]
     matplotlib.pyplot.close("all")
+
+
+def test_names_are_drawn_as_they_stand(pictures, tmp_path):
+    pictures.captions = ["Ba$$in", "$", "a_b^c", "\\frac{1"]
+    retrieval_sheet(tmp_path / "names.png", pictures, {"$model$": torch.eye(4)}, [0, 2], title="$")
+    assert (tmp_path / "names.png").stat().st_size > 0
+
+
+def test_a_caption_without_a_font_gives_way_to_the_label(pictures, monkeypatch):
+    monkeypatch.setattr(figures, "known_letters", lambda: frozenset(map(ord, "Crème_ Q1")))
+    pictures.captions, pictures.labels = ["Crème", "\u718a\u732b"], ["Q1", "Q1"]
+    assert [pictures.caption(row) for row in (0, 1)] == ["Crème", "Q1"]
+
+
+def test_the_fonts_know_the_letters_of_the_world_that_they_draw():
+    assert figures.drawable("Łódź Ω 日本" if len(figures.FONTS) > 1 else "Łódź Ω", "id") != "id"
+    assert figures.drawable("\U0001fae8\U000f0000", "id") == "id"

@@ -58,9 +58,10 @@ def test_a_fifth_of_each_class_is_held_out_and_the_only_image_of_a_class_is_not(
 
 def test_classes_are_learned_from_the_gallery(pixels, colors_file):
     images = open_images(colors_file, label_column="color")
+    query = open_images(colors_file, label_column="color", limit=11)
     benchmark = Benchmark(task="linear_probe", regularization=[0.1, 1.0, 10.0])
-    scores = evaluate_linear_probe(benchmark, pixels, query=images, gallery=images)
-    assert scores.by_query["accuracy"].tolist() == [1.0] * 12
+    scores = evaluate_linear_probe(benchmark, pixels, query=query, gallery=images)
+    assert scores.by_query["accuracy"].tolist() == [1.0] * 11
     assert scores.chosen["C"] in benchmark.regularization
 
 
@@ -75,3 +76,9 @@ def test_a_class_without_training_images_counts_as_wrong(pixels, colors_file, ca
 def test_a_missing_training_set_is_named(pixels, colors_file):
     with pytest.raises(ValueError, match="linear_probe needs --gallery"):
         evaluate_linear_probe(Benchmark(), pixels, query=open_images(colors_file, label_column="color"))
+
+
+def test_training_on_the_tested_images_is_refused(pixels, colors_file):
+    query, gallery = (open_images(colors_file, label_column="color") for _ in range(2))
+    with pytest.raises(ValueError, match="train and test on the same images"):
+        evaluate_linear_probe(Benchmark(), pixels, query=query, gallery=gallery)

@@ -60,3 +60,13 @@ def test_a_label_without_a_name_is_refused(colors_file, tmp_path):
     (tmp_path / "names.txt").write_text("red\n")
     with pytest.raises(ValueError, match=r"Labels without a name: \[1, 2\]"):
         read_class_names(str(tmp_path / "names.txt"), open_images(colors_file, label_column="number"), "x")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name_or_template(colors_file, tmp_path):
+    (tmp_path / "prompts.txt").write_text("{} here\n", encoding="utf-8-sig")
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8-sig")
+    (tmp_path / "names.json").write_text('{"0": "red", "1": "green", "2": "blue"}', encoding="utf-8-sig")
+    images = open_images(colors_file, label_column="number")
+    assert read_prompts(str(tmp_path / "prompts.txt"), "x") == ["{} here"]
+    for name in ("names.txt", "names.json"):
+        assert read_class_names(str(tmp_path / name), images, "x") == {0: "red", 1: "green", 2: "blue"}
