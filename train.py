@@ -27,11 +27,12 @@ from modeling_mofi.data.parquet_rows import ParquetRows, downloaded, find_parque
 from modeling_mofi.data.streamed_rows import open_rows
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.training.arguments import MofiTrainingArguments
-from modeling_mofi.training.checkpoint import last_complete_checkpoint, read_json
+from modeling_mofi.training.checkpoint import last_complete_checkpoint
 from modeling_mofi.training.entity_initialization import initialize_rows
 from modeling_mofi.training.evaluation import RetrievalEvaluation
 from modeling_mofi.training.model_building import ModelArguments, build_model, load_processor
 from modeling_mofi.training.trainer import MofiTrainer
+from modeling_mofi.whole_files import try_read_json
 
 
 logger = logging.getLogger("train")
@@ -140,7 +141,7 @@ def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> N
     recipe["global_batch_size"] = args.train_batch_size * args.world_size
     path = Path(args.output_dir) / "recipe.json"
     has_begun = find_checkpoint(args) is not None or (path.parent / "train_results.json").is_file()
-    noted = read_json(path) if has_begun else None
+    noted = try_read_json(path) if has_begun else None
     noted = noted or {}
     changed = {key for key in recipe if key in noted and noted[key] != recipe[key]}
     if changed:
@@ -153,7 +154,7 @@ def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> N
 
 def is_trained(args: MofiTrainingArguments) -> bool:
     """Whether output_dir holds a finished run of as many steps or epochs."""
-    state = read_json(Path(args.output_dir) / "trainer_state.json") or {}
+    state = try_read_json(Path(args.output_dir) / "trainer_state.json") or {}
     if not (Path(args.output_dir) / "train_results.json").is_file():
         return False
     if args.max_steps > 0:

@@ -35,7 +35,7 @@ from data_scripts.arguments import (
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.engine.engines import Engine, run_job, run_phase
-from data_scripts.engine.files import hash_settings, remove_siblings, try_read_json, write_json
+from data_scripts.engine.files import hash_settings, remove_siblings
 from data_scripts.engine.job_array import OthersAtWork
 from data_scripts.engine.shards import Group, Phase, is_done, log_stages, single_shards, sum_manifests
 from data_scripts.finish_build import finish_build
@@ -47,6 +47,7 @@ from data_scripts.report.card import BuildResult
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import keep_column_types, plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.whole_files import try_read_json, write_json
 
 
 logger = logging.getLogger(__name__)

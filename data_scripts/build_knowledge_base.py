@@ -20,15 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_scripts.engine.files import (
-    fingerprint_file,
-    hash_file,
-    hash_settings,
-    try_read_json,
-    write_array,
-    write_json,
-    write_whole,
-)
+from data_scripts.engine.files import fingerprint_file, hash_file, hash_settings, write_array
 from data_scripts.knowledge_base.graph_embeddings import embed_from_graph, read_biggraph_embeddings
 from data_scripts.knowledge_base.read_wikidata import read_anchor_counts, read_entities, read_exclusions
 from data_scripts.knowledge_base.store import (
@@ -43,6 +35,7 @@ from data_scripts.knowledge_base.store import (
 from data_scripts.text.description_tokens import token_norms, token_table
 from data_scripts.text.tokens import HASH_BITS, MAX_KEY_LENGTH, alias_key
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.engine.files import hash_settings, remove_siblings, write_whole
+from data_scripts.engine.files import hash_settings, remove_siblings
 from data_scripts.images.filter_entities import HISTOGRAM_BINS, SimilarityHistogram, Thresholds, choose_entities
 from data_scripts.phases import Build, entity_types, read_scored, score_phase
 from data_scripts.schema import Shard
+from modeling_mofi.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
 from evaluation.labelled_images import LabelledImages, UnreadableImage
+from modeling_mofi.whole_files import write_text, write_whole
 
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ def embed(
     folder = cache_dir / hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
     parts = [range(start, min(start + ROWS_PER_PART, len(images))) for start in range(0, len(images), ROWS_PER_PART)]
     if missing := [part for part in parts if not is_whole(part_path(folder, part))]:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "key.json").write_text(json.dumps(key, indent=1, default=str), encoding="utf-8")
+        write_text(folder / "key.json", json.dumps(key, indent=1, default=str))
         embed_parts(encoder, images, missing, folder=folder, batch_size=batch_size, num_workers=num_workers)
     return join_parts([part_path(folder, part) for part in parts], images)
 
@@ -139,7 +138,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_part(path: Path, batches: list[dict[str, Any]], row_ids: list[str]) -> None:
-    """Writes a part under a temporary name and renames it, so that a file with the final name is whole."""
+    """Writes a part: features, rows, and the reasons why others have none."""
     features = [batch["features"] for batch in batches if batch["features"] is not None]
     tensors = {
         "features": torch.cat(features).cpu() if features else torch.empty(0, 0),
@@ -148,9 +147,8 @@ def write_part(path: Path, batches: list[dict[str, Any]], row_ids: list[str]) ->
         "row_ids": text_tensor(row_ids),
         "unreadable": text_tensor({str(row): why for batch in batches for row, why in batch["unreadable"].items()}),
     }
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def text_tensor(value: Any) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 import torch
@@ -12,6 +10,7 @@ from tqdm import tqdm
 
 from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
+from modeling_mofi.whole_files import write_whole
 
 
 TEXTS_PER_PART = 2**15
@@ -45,8 +44,6 @@ def embed_part(encoder: Encoder, texts: list[str], *, batch_size: int, cache_dir
         return load_file(path)["features"]
     batches = [encoder.embed_texts(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
     features = torch.cat(batches).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    save_file({"features": features}, temporary)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        save_file({"features": features}, temporary)
     return features

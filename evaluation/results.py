@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from modeling_mofi.whole_files import write_text
 
 
 LIBRARIES = ("torch", "transformers", "timm", "datasets", "evaluate", "numpy", "pillow", "scikit-learn")
@@ -84,17 +85,9 @@ def write_results(path: Path, results: list[Result], *, settings: dict[str, Any]
         "results": [asdict(result) for result in results],
         "published": published,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, as_json(document))
-    replace_text(path.with_suffix(".md"), markdown_tables(results, published) + "\n")
-    replace_text(path.with_suffix(".model-index.json"), as_json({"model-index": model_index(results)}))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: an interrupt leaves the results so far."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, as_json(document))
+    write_text(path.with_suffix(".md"), markdown_tables(results, published) + "\n")
+    write_text(path.with_suffix(".model-index.json"), as_json({"model-index": model_index(results)}))
 
 
 def as_json(value: Any) -> str:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .distributed_mofi import process_place
+from .whole_files import write_whole
 
 
 def own_rows(num_rows: int) -> tuple[int, int]:
@@ -24,11 +25,12 @@ def save_rows(folder: str | os.PathLike, tensors: dict[str, torch.Tensor], *, na
         num_rows: Rows over all processes.
     """
     rank, num_processes = process_place()
-    Path(folder).mkdir(parents=True, exist_ok=True)
     first_row, end_row = own_rows(num_rows)
     metadata = {"format": "pt", "first_row": str(first_row), "end_row": str(end_row), "num_rows": str(num_rows)}
     path = Path(folder) / _file_name(name, rank, num_processes)
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path, metadata=metadata)
+    saved = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with write_whole(path) as temporary:
+        save_file(saved, temporary, metadata=metadata)
     if rank == 0:
         written = {_file_name(name, other, num_processes) for other in range(num_processes)}
         for stale in [file for file in _all_files(folder, name) if file.name not in written]:

@@ -22,8 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.engine.files import hash_file, try_read_json, write_json, write_whole
+from data_scripts.engine.files import hash_file
 from data_scripts.schema import DROP_REASON, NOTE, Batch, Shard, drop_rows
+from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.engine.files import read_json, write_array, write_json, write_whole
+from data_scripts.engine.files import write_array
 from data_scripts.images.filter_model import embed_texts
 from data_scripts.knowledge_base.store import open_knowledge_base
+from modeling_mofi.whole_files import read_json, write_json, write_whole
 
 
 BATCH_SIZE = 256

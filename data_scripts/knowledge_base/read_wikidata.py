@@ -16,8 +16,8 @@ from typing import IO
 import pyarrow as pa
 import yaml
 
-from data_scripts.engine.files import try_read_json, write_json, write_whole
 from data_scripts.text.tokens import alias_key
+from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.arguments import LabelArguments
-from data_scripts.engine.files import read_json, try_read_json, write_json, write_whole
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.labels.label_entities import (
     Arrays,
@@ -28,6 +27,7 @@ from data_scripts.labels.label_entities import (
     write_arrays,
 )
 from data_scripts.schema import Shard
+from modeling_mofi.whole_files import read_json, try_read_json, write_json, write_whole
 
 
 # Calls a job on every shard that its `is_done` does not know of, and returns when all are done.

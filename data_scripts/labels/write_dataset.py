@@ -12,9 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.engine.files import hash_file, try_read_json, write_json, write_whole
+from data_scripts.engine.files import hash_file
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.schema import published_schema
+from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 
 ROW_GROUP_SIZE = 256

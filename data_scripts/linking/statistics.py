@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.engine.files import write_whole
 from data_scripts.knowledge_base.graph_embeddings import normalize_rows
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.match import AliasMatcher, Match, open_matcher
 from data_scripts.text.letter_case import spelling_class
 from data_scripts.text.tokens import alias_key, content_tokens, hash_token, tokenize_text
+from modeling_mofi.whole_files import write_whole
 
 
 logger = logging.getLogger(__name__)

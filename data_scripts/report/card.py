@@ -7,12 +7,12 @@ from typing import Any
 import datasets
 import yaml
 
-from data_scripts.engine.files import write_whole
 from data_scripts.images.filter_entities import SimilarityHistogram, Thresholds
 from data_scripts.labels.label_entities import LabelSummary
 from data_scripts.labels.write_dataset import SPLITS, published_rows, with_features
 from data_scripts.phases import Build, library_versions
 from data_scripts.schema import published_schema
+from modeling_mofi.whole_files import write_text
 
 
 CARD = """\
@@ -111,8 +111,7 @@ def write_card(result: BuildResult) -> None:
         recipe=recipe_text(build),
         versions=", ".join(f"{name} {number}" for name, number in library_versions().items()),
     )
-    with write_whole(build.output_dir / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+    write_text(build.output_dir / "README.md", card)
 
 
 def front_matter(result: BuildResult) -> str:

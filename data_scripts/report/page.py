@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_scripts.engine.files import write_whole
 from data_scripts.images.filter_entities import SimilarityHistogram
 from data_scripts.phases import link_phase
 from data_scripts.report.card import BuildResult
@@ -14,6 +13,7 @@ from data_scripts.report.checks import check_build
 from data_scripts.report.gold import measure_gold
 from data_scripts.report.images import images_section, threshold_section
 from data_scripts.sources.pairs import read_pairs
+from modeling_mofi.whole_files import write_text
 
 
 NUM_ENTITIES = 24
@@ -46,8 +46,7 @@ def write_report(result: BuildResult) -> None:
         f"<title>I2E build report</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
         f"<main>{''.join(sections)}</main></html>\n"
     )
-    with write_whole(build.output_dir / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(build.output_dir / "report.html", page)
 
 
 def escape(text: object) -> str:

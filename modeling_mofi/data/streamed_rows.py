@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from ..whole_files import write_whole
 from .parquet_rows import ParquetRows
 
 
@@ -147,13 +147,8 @@ def open_rows(files: Sequence[str], columns: dict[str, str], *, num_cached_rows:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes an Arrow file that is whole or not there, also after a crash of the machine."""
-    part = path.with_suffix(f".part-{os.getpid()}")
-    with part.open("wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table.combine_chunks())  # One piece, which readers map without a copy.
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with write_whole(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table.combine_chunks())  # One piece, which readers map without a copy.
 
 
 def modified_at(path: Path) -> float:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from ..entity_head import MofiEntityHead
 from ..modeling_mofi import MofiModel
 from ..sharded_rows import load_rows, save_rows
+from ..whole_files import try_read_json, write_text, write_whole
 
 
 HEAD_OPTIMIZER_NAME = "entity_head_optimizer"
@@ -24,26 +25,18 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """Finds the newest checkpoint whose writing was finished, or None."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     for folder in sorted(folders, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if read_json(folder / STATE_NAME) is not None:
+        if try_read_json(folder / STATE_NAME) is not None:
             return folder
     return None
-
-
-def read_json(path: Path) -> Any | None:
-    """Reads a JSON file; None if it is missing or cut off."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
 
 
 def save_state(folder: str | Path, name: str, state: Any) -> None:
     """Writes nested dicts and lists to `name.json`, their tensors to `name.safetensors`."""
     tensors: dict[str, torch.Tensor] = {}
     structure = _take_tensors(state, tensors, "")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, Path(folder) / f"{name}.safetensors")
-    (Path(folder) / f"{name}.json").write_text(json.dumps(structure), encoding="utf-8")
+    with write_whole(Path(folder) / f"{name}.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_text(Path(folder) / f"{name}.json", json.dumps(structure))
 
 
 def load_state(folder: str | Path, name: str) -> Any:

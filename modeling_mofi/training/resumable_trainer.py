@@ -16,6 +16,7 @@ from ..distributed_mofi import wait_for_all
 from ..hub.publishing import make_repository, publish_checkpoint
 from ..modeling_mofi import MofiModel
 from ..pretraining import MofiForPreTraining
+from ..whole_files import try_read_json, write_text
 from .arguments import MofiTrainingArguments
 from .checkpoint import (
     STATE_NAME,
@@ -25,7 +26,6 @@ from .checkpoint import (
     load_state,
     load_towers,
     random_states,
-    read_json,
     save_optimizer,
     save_state,
     set_random_states,
@@ -154,7 +154,7 @@ class ResumableTrainer(Trainer):
                 self.processing_class.save_pretrained(folder)
             if self.entities_path is not None:
                 shutil.copyfile(self.entities_path, folder / "entities.parquet")
-            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            write_text(folder / "training_args.json", self.args.to_json_string())
         wait_for_all()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -178,7 +178,7 @@ class ResumableTrainer(Trainer):
     _load_scaler = _save_scaler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if read_json(Path(resume_from_checkpoint) / STATE_NAME) is None:
+        if try_read_json(Path(resume_from_checkpoint) / STATE_NAME) is None:
             raise ValueError(
                 f"{resume_from_checkpoint} has no complete {STATE_NAME}: its writing was interrupted, or it is no "
                 "checkpoint. Resume from an earlier one."

@@ -132,6 +132,23 @@ def test_a_complete_checkpoint_is_there_at_every_step_of_the_file_system(recipe,
     assert complete == sorted(complete, key=expected.index)
 
 
+def test_a_checkpoint_that_is_written_again_is_incomplete_until_it_is_whole(recipe, tmp_path):
+    arguments = [recipe, f"--output_dir={tmp_path}", "--max_steps=10"]
+    run_processes(train_runs.run, 1, arguments)
+    (tmp_path / "trainer_state.json").unlink()  # It says that the run is at its end.
+    again = [*arguments, f"--resume_from_checkpoint={tmp_path / 'checkpoint-5'}"]
+    (complete,) = run_processes(watch_checkpoints, 1, again)
+    names = [name for name, _ in complete]
+    assert list(dict.fromkeys(zip(names, [None, *names], strict=False))) == [
+        ("checkpoint-10", None),
+        ("checkpoint-10", "checkpoint-10"),
+        ("checkpoint-5", "checkpoint-10"),
+        ("checkpoint-5", "checkpoint-5"),
+        ("checkpoint-10", "checkpoint-5"),
+    ]
+    assert names.count("checkpoint-5") > 30
+
+
 # By number of processes. The second process's files are those of which the first knows nothing.
 CUT_FILES = [
     (1, "model.safetensors"),

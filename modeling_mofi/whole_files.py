@@ -1,0 +1,66 @@
+"""Writes files that appear whole or not at all, also after a crash of the machine."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+# In the name of every file that is being written: what a killed process leaves behind can be told by it.
+TEMPORARY = ".tmp."
+
+
+@contextmanager
+def write_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path in the same folder; it takes the place of `path` if the block ends well.
+
+    Raises:
+        OSError: As the block raised it, with the path that could not be written in its message.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        # Renaming alone may outlive a crash that the content does not.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text as UTF-8."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes JSON, keys sorted, so that equal contents are equal bytes."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads JSON."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def try_read_json(path: str | os.PathLike) -> Any | None:
+    """Reads JSON; None if the file is missing or was cut short."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def remove_temporary_files(*folders: Path) -> None:
+    """Removes what killed processes left half written in some folders and below them; no one may write there now."""
+    for folder in folders:
+        for path in folder.rglob(f"*{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
