@@ -8,7 +8,7 @@ from functools import lru_cache
 import spacy
 
 from data_scripts.knowledge_base.store import KnowledgeBase
-from data_scripts.text.tokens import MAX_KEY_LENGTH, tokenize_text
+from data_scripts.text.tokens import MAX_KEY_LENGTH, TokenizedText, tokenize_text
 
 
 # What may follow an alias up to the end of its last token: plural and possessive endings, or a number (`cone2.png`).
@@ -62,6 +62,8 @@ class AliasMatcher:
     def match(self, text: str) -> list[Match]:
         """Longest alias matches from left to right, none of them only numbers or only function words."""
         tokens = tokenize_text(text)
+        if tokens.cuts:
+            tokens = self.join_known(tokens)
         words, joints = tokens.words, tokens.joints
         found: list[Match] = []
         first, num_words = 0, len(words)
@@ -88,6 +90,16 @@ class AliasMatcher:
                 found.append((start, end, run.alias))
             first = last
         return found
+
+    def join_known(self, tokens: TokenizedText) -> TokenizedText:
+        """The tokens with `YouTube` of `#YouTube` in one piece, as it has an alias, and `GiantPanda` still in two."""
+        starts, ends, words, joints = (list(values) for values in tokens[:4])
+        for first, last in reversed(tokens.cuts):
+            word = "".join(words[first : last + 1])
+            if word in self.kb.aliases:
+                starts[first : last + 1], ends[first : last + 1] = [starts[first]], [ends[last]]
+                words[first : last + 1], joints[first:last] = [word], []
+        return TokenizedText(starts, ends, words, joints, tokens.key)
 
     def first_run(self, word: str) -> TokenRun:
         """The run of a single token, looked up and remembered."""

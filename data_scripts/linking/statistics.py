@@ -20,6 +20,7 @@ from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.match import AliasMatcher, Match, open_matcher
 from data_scripts.text.letter_case import spelling_class
 from data_scripts.text.tokens import alias_key, content_tokens, hash_token, tokenize_text
+from data_scripts.text.web_text import read_web_text
 from modeling_mofi.whole_files import write_whole
 
 
@@ -76,7 +77,7 @@ def count_aliases(
     kb = open_knowledge_base(knowledge_base)
     matcher = open_matcher(kb, language)
     counter = TextCounter(matcher)
-    distinct = dict.fromkeys(DIGITS.sub("0", text) for text in texts)
+    distinct = dict.fromkeys(DIGITS.sub("0", read_web_text(text)) for text in texts)
     for text in distinct:
         counter.add(text)
     minimum = max(MIN_TEXTS, MIN_SHARE * len(distinct))

@@ -149,6 +149,15 @@ def test_names_are_found_in_any_script(text, found, kb):
     assert [text[start:end] for start, end, _ in matches] == found
 
 
+def test_a_name_in_camel_case_is_one_word_where_it_is_an_alias(tmp_path):
+    names = ("catflap", "cow", "new york", "york")
+    source = write_entities(tmp_path / "entities.jsonl", [(f"Q{i}", name, "", [], 0) for i, name in enumerate(names)])
+    arguments = KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)
+    matcher = AliasMatcher(KnowledgeBase(build_knowledge_base(arguments)), STOP_WORDS)
+    text = "#NewYork #CatFlap #CowCow"
+    assert [text[start:end] for start, end, _ in matcher.match(text)] == ["NewYork", "CatFlap", "Cow", "Cow"]
+
+
 def test_a_text_of_a_megabyte_is_matched_to_its_end(kb):
     text = "x y " * 250_000 + "cat flap"
     assert AliasMatcher(kb, STOP_WORDS).match(text) == [(1_000_000, 1_000_008, kb.aliases["cat flap"])]

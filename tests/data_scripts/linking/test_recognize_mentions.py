@@ -26,6 +26,13 @@ def found(text, knowledge_base, **options):
         ("Türkiye und SÃO PAULO", ["Türkiye", "SÃO PAULO"]),
         ("宁波地铁站", ["宁波地铁"]),
         ("DSC00220", []),
+        ("#RedPanda #octopus2019", ["RedPanda", "octopus"]),
+        ("#CocaCola or red&nbsp;panda&#39;s", ["CocaCola", "red&nbsp;panda&#39;s"]),
+        ("red%20panda.jpg", ["red%20panda"]),
+        ("red+panda.jpg", ["red+panda"]),
+        ("octo\u00adpus\u200d of \u200eS&atilde;o<br>Paulo\u200f", ["octo\u00adpus", "S&atilde;o<br>Paulo"]),
+        ("@octopus octopus@apple.com \u043ectopus", []),
+        ("TÜRKİYE", ["TÜRKİYE"]),
     ],
 )
 def test_longest_aliases_on_token_boundaries(text, mentions, knowledge_base):
@@ -34,7 +41,13 @@ def test_longest_aliases_on_token_boundaries(text, mentions, knowledge_base):
 
 @pytest.mark.parametrize(
     "text",
-    ["🐙 octopus\u0301 Türkiye ﬁsh apple", "שלום octopus مرحبا", "octopus\ufffdapple", "x" * 10_000 + " octopus"],
+    [
+        "🐙 octopus\u0301 Türkiye ﬁsh apple",
+        "שלום octopus مرحبا",
+        "octopus\ufffdapple",
+        "S&#227;o%20Paulo",
+        "x" * 10_000 + " octopus",
+    ],
 )
 def test_offsets_index_the_original_text(text, knowledge_base):
     batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base)
