@@ -32,12 +32,12 @@ from benchmarks.generated_builds import (
     write_clip,
     write_pairs,
 )
-from data_scripts.build_i2e import embed_found_entities
-from data_scripts.engine.engines import Engine, run_phase
-from data_scripts.engine.shards import single_shards
+from data_scripts.build_i2e import embed_candidates
+from data_scripts.engine.engines import Engine, run_job, run_steps
+from data_scripts.engine.jobs import single
 from data_scripts.images.decode_images import decode_image, decode_pixels, open_image
 from data_scripts.images.filter_model import embed_images, prepare_image
-from data_scripts.phases import link_phase, score_groups, score_phase
+from data_scripts.phases import link_job, score_groups, score_job
 
 
 SIZES = ((500, 375), (1280, 960), (3000, 2250))
@@ -75,14 +75,13 @@ def plan_scoring(folder: Path, filter_model: str, *, num_images: int, batch_size
     output = folder / f"{Path(filter_model).name}-{threads}"
     options = {"filter_model": filter_model, "batch_size": batch_size, "decode_threads": threads}
     build = plan_generated(pairs, output, knowledge_base, **options)
-    linking = link_phase(build)
-    run_phase(linking, single_shards(build.shards), engine=Engine())
-    embed_found_entities(build, linking, engine=Engine())
-    scoring, numbers = score_phase(build), itertools.count()
+    run_job(link_job(build), single(build.shards), engine=Engine())
+    run_steps(embed_candidates(build), engine=Engine())
+    scoring, numbers = score_job(build), itertools.count()
 
     def run() -> None:
         target = output / f"turn-{next(numbers)}"
-        run_phase(dataclasses.replace(scoring, folder=target), score_groups(build), engine=Engine())
+        run_job(dataclasses.replace(scoring, folder=target), score_groups(build), engine=Engine())
         shutil.rmtree(target)
 
     return run

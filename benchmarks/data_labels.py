@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,10 @@ import pyarrow.parquet as pq
 from benchmarks.evaluation_record import write_record
 from benchmarks.generated_builds import build_sample_knowledge_base
 from data_scripts.arguments import LabelArguments
-from data_scripts.engine.engines import Engine, run_job
-from data_scripts.engine.job_array import JobArray
+from data_scripts.engine.engines import Engine, run_steps
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.labels.label_entities import hash_of
-from data_scripts.labels.label_shards import label_shards
+from data_scripts.labels.label_shards import LabelFolders, label_shards
 from data_scripts.schema import Shard, filtered_schema, labelled_schema
 
 
@@ -89,15 +87,8 @@ def run_passes(folder: Path, shards: Sequence[Shard], kb: KnowledgeBase, engine:
     """All passes over the shards."""
     target = folder / f"{engine.num_processes}"
     started = time.perf_counter()
-    summary = label_shards(
-        shards,
-        filtered=folder / "filtered",
-        folder=target / "build",
-        rows=target / "rows",
-        options=OPTIONS,
-        kb=kb,
-        run=partial(run_job, engine=engine, array=JobArray()),
-    )
+    folders = LabelFolders(folder / "filtered", target / "build", target / "rows")
+    summary = run_steps(label_shards(shards, folders=folders, options=OPTIONS, kb=kb), engine=engine)
     seconds = time.perf_counter() - started
     return summary.rows | {"rows_per_second": ROWS_PER_SHARD * len(shards) / seconds}
 

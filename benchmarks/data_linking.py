@@ -20,7 +20,7 @@ from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.link_evidence import LinkWeights
 from data_scripts.linking.recognize_mentions import recognize_mentions
-from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.report.gold import is_ambiguous
 from data_scripts.schema import Batch
 
@@ -56,7 +56,7 @@ def main() -> None:
         source = KnowledgeBaseArguments("sample_data/entities.jsonl.gz", f"{folder}/kb", exclusions=None)
         knowledge_base = str(build_knowledge_base(source))
         statistics = Path(folder) / "statistics.npz"
-        learned = count_aliases(rows["train"]["alt_text"], knowledge_base=knowledge_base, language="en")
+        learned = learn_statistics(rows["train"]["alt_text"], knowledge_base=knowledge_base, language="en")
         write_text_statistics(learned, statistics)
         measured = {split: {} for split in SPLITS}
         for split in SPLITS:

@@ -26,10 +26,10 @@ from benchmarks.generated_builds import (
     write_clip,
     write_pairs,
 )
-from data_scripts.build_i2e import run_build
-from data_scripts.engine.engines import Engine, run_phase
-from data_scripts.engine.shards import single_shards
-from data_scripts.phases import link_phase
+from data_scripts.build_i2e import build_steps
+from data_scripts.engine.engines import Engine, run_job, run_steps
+from data_scripts.engine.jobs import single
+from data_scripts.phases import link_job
 
 
 MODEL = {"hidden_size": 32, "num_layers": 1, "image_size": 32, "patch_size": 16}
@@ -81,9 +81,10 @@ def report_peak(
     started = time.perf_counter()
     if filter_model is None:
         build = plan_generated(pairs, output, knowledge_base)
-        run_phase(link_phase(build), single_shards(build.shards), engine=Engine())
+        run_job(link_job(build), single(build.shards), engine=Engine())
     else:
-        run_build(plan_generated(pairs, output, knowledge_base, filter_model=filter_model), engine=Engine())
+        build = plan_generated(pairs, output, knowledge_base, filter_model=filter_model)
+        run_steps(build_steps(build), engine=Engine())
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     # `ru_maxrss` would also count what the parent held when it started this process.
     kilobytes = int(re.search(r"VmHWM:\s+(\d+)", status)[1])

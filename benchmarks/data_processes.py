@@ -28,10 +28,10 @@ from benchmarks.generated_builds import (
     write_clip,
     write_pairs,
 )
-from data_scripts.build_i2e import embed_found_entities
-from data_scripts.engine.engines import Engine, run_phase
-from data_scripts.engine.shards import Group, Phase, single_shards
-from data_scripts.phases import Build, link_phase, score_groups, score_phase
+from data_scripts.build_i2e import embed_candidates
+from data_scripts.engine.engines import Engine, run_job, run_steps
+from data_scripts.engine.jobs import Group, Job, single
+from data_scripts.phases import Build, link_job, score_groups, score_job
 
 
 ROWS_PER_SHARD = 1_000
@@ -92,7 +92,7 @@ def measure_texts(
     """The text phase; no image is opened, so there is none."""
     pairs = write_pairs(folder / "texts.parquet", knowledge_base, num_pairs=args.num_texts, images=[b""])
     build = plan_generated(pairs, folder / "texts", knowledge_base, rows_per_shard=ROWS_PER_SHARD)
-    return compare(link_phase(build), single_shards(build.shards), engines, num_pairs=args.num_texts, args=args)
+    return compare(link_job(build), single(build.shards), engines, num_pairs=args.num_texts, args=args)
 
 
 def measure_images(
@@ -102,20 +102,19 @@ def measure_images(
     build: Build = plan_generated(
         pairs, folder / "images", knowledge_base, filter_model=clip, rows_per_shard=ROWS_PER_SHARD, batch_size=64
     )
-    linking = link_phase(build)
-    run_phase(linking, single_shards(build.shards), engine=engines[1])
-    embed_found_entities(build, linking, engine=Engine())
-    return compare(score_phase(build), score_groups(build), engines, num_pairs=args.num_images, args=args)
+    run_job(link_job(build), single(build.shards), engine=engines[1])
+    run_steps(embed_candidates(build), engine=Engine())
+    return compare(score_job(build), score_groups(build), engines, num_pairs=args.num_images, args=args)
 
 
 def compare(
-    phase: Phase, groups: list[Group], engines: dict[int, Engine], *, num_pairs: int, args: argparse.Namespace
+    job: Job, groups: list[Group], engines: dict[int, Engine], *, num_pairs: int, args: argparse.Namespace
 ) -> dict[str, float]:
     """Pairs per second of a phase with each engine, to a new folder each time."""
 
     def run(count: int) -> None:
-        target = phase.folder.with_name("turn")
-        run_phase(dataclasses.replace(phase, folder=target), groups, engine=engines[count])
+        target = job.folder.with_name("turn")
+        run_job(dataclasses.replace(job, folder=target), groups, engine=engines[count])
         shutil.rmtree(target)
 
     return speeds(run, num_pairs=num_pairs, repeats=args.repeats)

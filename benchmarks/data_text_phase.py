@@ -27,7 +27,7 @@ from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_know
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.recognize_mentions import open_spacy, recognize_mentions
-from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.schema import drop_rows
 
 
@@ -133,7 +133,7 @@ def mapped_megabytes(folder: Path) -> float:
 def write_statistics(folder: Path, texts: list[str]) -> Path:
     """What is learned from the first texts, as a build does."""
     path = folder.with_suffix(".npz")
-    write_text_statistics(count_aliases(texts[:5000], knowledge_base=str(folder), language="en"), path)
+    write_text_statistics(learn_statistics(texts[:5000], knowledge_base=str(folder), language="en"), path)
     return path
 
 

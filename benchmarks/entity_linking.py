@@ -28,7 +28,7 @@ from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.link_evidence import LinkWeights
 from data_scripts.linking.recognize_mentions import make_mention, recognize_mentions
-from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.schema import Batch
 from data_scripts.text.tokens import alias_key
 
@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         statistics = str(Path(folder) / "statistics.npz")
         texts = split_texts((line["text"] for line in gold), into=args.statistics)
-        learned = count_aliases(texts, knowledge_base=knowledge_base, language="en")
+        learned = learn_statistics(texts, knowledge_base=knowledge_base, language="en")
         write_text_statistics(learned, Path(statistics))
         files = {"knowledge_base": knowledge_base, "statistics": statistics}
         measured = measure(gold, args.mentions, spacy_model=None if args.parts else args.spacy_model, **files)

@@ -20,8 +20,10 @@ from data_scripts.arguments import (
     RunArguments,
     SourceArguments,
 )
-from data_scripts.build_i2e import plan_build, write_statistics
+from data_scripts.build_i2e import STATISTICS, plan_build, statistics_job
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.engine.engines import Engine, run_job
+from data_scripts.engine.jobs import single
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.phases import Build
 
@@ -94,5 +96,5 @@ def plan_generated(
         RunArguments(str(output_dir), decode_threads=decode_threads),
     )
     build = plan_build(args)
-    write_statistics(build)
+    run_job(statistics_job(build), single([STATISTICS]), engine=Engine())
     return build

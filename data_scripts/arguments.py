@@ -107,6 +107,9 @@ class RunArguments:
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
     wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})
     restart_from: str | None = field(default=None, metadata={"help": f"Redo from this stage: {', '.join(STAGES)}."})
+    max_unreadable: float = field(
+        default=0.9, metadata={"help": "Share of rows that cannot be read, or images, beyond which the build stops."}
+    )
     gold_column: str | None = field(default=None, metadata={"help": "True entity of the image, for the report only."})
     gold_text_column: str | None = field(default=None, metadata={"help": "What the text names, for the report only."})
     push_to_hub: str | None = field(default=None, metadata={"help": "Data set on the Hub to publish to."})
@@ -150,6 +153,8 @@ class BuildArguments:
             raise ValueError(
                 f"max_images_per_entity {cap} is below min_images_per_entity {self.label.min_images_per_entity}"
             )
+        if not 0 <= self.run.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is a share in [0, 1], got {self.run.max_unreadable}")
         if self.run.shard_index is not None and not 0 <= self.run.shard_index < self.run.num_shards:
             raise ValueError(f"shard_index is in [0, num_shards), got {self.run.shard_index} of {self.run.num_shards}")
         if self.run.shard_index is not None and self.run.restart_from is not None:

@@ -19,10 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_scripts.arguments import (
     STAGES,
@@ -34,15 +30,15 @@ from data_scripts.arguments import (
     SourceArguments,
 )
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.engine.engines import Engine, run_job, run_phase
+from data_scripts.engine.engines import Engine, run_job, run_steps
 from data_scripts.engine.files import hash_settings, remove_siblings
-from data_scripts.engine.job_array import OthersAtWork
-from data_scripts.engine.shards import Group, Phase, is_done, log_stages, single_shards, sum_manifests
+from data_scripts.engine.jobs import Group, Job, Part, Steps, one_by_one, single
+from data_scripts.engine.row_counts import Totals, check_readable, log_stages, sum_manifests
 from data_scripts.finish_build import finish_build
-from data_scripts.images.embed_entities import EmbedBlock, embed_entities, join_blocks, write_entity_ids
+from data_scripts.images.embed_entities import embed_entities
 from data_scripts.knowledge_base.store import open_knowledge_base
-from data_scripts.linking.statistics import count_aliases, write_text_statistics
-from data_scripts.phases import Build, link_phase, score_groups, score_phase
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
+from data_scripts.phases import Build, link_job, score_groups, score_job
 from data_scripts.report.card import BuildResult
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import keep_column_types, plan_shards
@@ -52,12 +48,13 @@ from modeling_mofi.whole_files import try_read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+STATISTICS = Part("statistics")
 # Folders with what a stage and its preparation leave.
 FOLDERS = {
-    "link_entities": ("count_aliases", "link_entities"),
+    "link_entities": ("learn_statistics", "link_entities"),
     "score_entities": ("embed_entities", "score_entities"),
     "filter_entities": ("choose_thresholds", "filter_entities"),
-    "label_entities": ("count_entities", "label_entities", "publish_shards"),
+    "label_entities": ("count_entities", "label_entities", "write_dataset"),
 }
 
 
@@ -74,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_i2e(args: BuildArguments) -> BuildResult | None:
-    """Builds the data set.
+    """Builds the dataset.
 
     Returns:
-        What was built; None if other tasks of a job array still have shards to do.
+        What was built; None if the rest is to be done by other tasks of a job array.
 
     Raises:
         ValueError: If a setting is wrong, or nothing is left of the data.
@@ -88,22 +85,17 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     with Engine(args.run.engine, **options, preload=["data_scripts.phases"]) as engine:
         build = plan_build(args)
         check_directory(build)
-        write_statistics(build)
-        return run_build(build, engine=engine)
+        # Every task needs the statistics at once and makes the same, so none waits for another's.
+        run_job(statistics_job(build), single([STATISTICS]), engine=engine)
+        return run_steps(build_steps(build), engine=engine, array=build.array)
 
 
-def run_build(build: Build, *, engine: Engine) -> BuildResult | None:
-    """Runs the phases one after another."""
-    try:
-        linking = link_phase(build)
-        run_share(linking, single_shards(build.shards), build, engine=engine)
-        embed_found_entities(build, linking, engine=engine)
-        scoring = score_phase(build)
-        run_share(scoring, score_groups(build), build, engine=engine)
-        return finish_build(build, linking, scoring, engine=engine)
-    except OthersAtWork as message:
-        logger.info("%s", message)
-        return None
+def build_steps(build: Build) -> Steps[BuildResult | None]:
+    """The jobs of a build, one after another."""
+    totals = yield from count_rows(link_job(build), single(build.shards), build)
+    yield from embed_candidates(build)
+    totals.join((yield from count_rows(score_job(build), score_groups(build), build)))
+    return (yield from finish_build(build, totals))
 
 
 def plan_build(args: BuildArguments) -> Build:
@@ -163,19 +155,23 @@ def check_directory(build: Build) -> None:
     write_json(path, build.settings)
 
 
-def write_statistics(build: Build) -> None:
-    """Runs `count_aliases` on the first texts of evenly spaced shards, unless its result is there."""
+def statistics_job(build: Build) -> Job:
+    """Learns from the first texts of evenly spaced shards what they say beyond the knowledge base."""
+    work = partial(one_by_one, partial(write_statistics, build))
+    settings_hash = hash_settings([build.config_hash("link_entities"), len(build.shards)])
+    return Job("learn_statistics", build.statistics.parent, settings_hash, work, suffix=build.statistics.suffix)
+
+
+def write_statistics(build: Build, _: Part, path: Path) -> None:
+    """Writes the statistics of the texts."""
     link = build.args.link
-    wanted = hash_settings([build.config_hash("link_entities"), len(build.shards)])
-    marker = build.statistics.with_suffix(".json")
-    if build.statistics.is_file() and try_read_json(marker) == wanted:
-        return
-    texts = sample_texts(build, limit=link.num_statistics_texts)
-    statistics = count_aliases(
-        texts, knowledge_base=build.knowledge_base, language=link.language, boilerplate=link.boilerplate
+    statistics = learn_statistics(
+        sample_texts(build, limit=link.num_statistics_texts),
+        knowledge_base=build.knowledge_base,
+        language=link.language,
+        boilerplate=link.boilerplate,
     )
-    write_text_statistics(statistics, build.statistics)
-    write_json(marker, wanted)
+    write_text_statistics(statistics, path)
 
 
 def sample_texts(build: Build, *, limit: int) -> Iterator[str]:
@@ -192,64 +188,45 @@ def sample_texts(build: Build, *, limit: int) -> Iterator[str]:
                 break
 
 
-def run_share(phase: Phase, groups: list[Group], build: Build, *, engine: Engine) -> None:
-    """Runs this task's groups of shards of a phase and waits for those of the other tasks.
+def count_rows(job: Job, groups: Sequence[Group], build: Build) -> Steps[Totals]:
+    """Runs a phase, and says what became of its rows.
 
     Raises:
-        OthersAtWork: If some of them are late.
-        ValueError: If no row is left; in every task, so that none waits for what will never come.
+        ValueError: If no row is left, or nearly none could be read; in every task of an array, so that none waits for
+            what will never come.
     """
     started = time.perf_counter()
-    run_phase(phase, build.array.share(groups), engine=engine)
-    build.array.wait(partial(is_done, phase), build.shards, name=phase.name)
-    totals = sum_manifests(phase, build.shards)
+    yield job, groups
+    totals = sum_manifests(job, build.shards)
     log_stages(totals, seconds=time.perf_counter() - started)
-    if totals["stages"][phase.name]["rows_out"] == 0:
-        raise ValueError(nothing_left(phase, totals))
+    check_readable(job, totals)
+    if totals.stages[job.name]["rows_out"] == 0:
+        raise ValueError(nothing_left(job, totals))
+    return totals
 
 
-def nothing_left(phase: Phase, totals: dict[str, Any]) -> str:
+def nothing_left(job: Job, totals: Totals) -> str:
     """Says where the rows went."""
     lines = [
-        f"{name} {counts['rows_in']:,} in, {counts['rows_out']:,} out {counts['dropped']}"
-        for name, counts in totals["stages"].items()
+        f"{name} {counts['rows_in']:,} in, {counts['rows_out']:,} out {dict(counts['dropped'])}"
+        for name, counts in totals.stages.items()
     ]
-    return f"no row is left after {phase.name}: {'; '.join(lines)}. Check columns, knowledge base, thresholds."
+    return f"no row is left after {job.name}: {'; '.join(lines)}. Check columns, knowledge base, thresholds."
 
 
-def embed_found_entities(build: Build, linking: Phase, *, engine: Engine) -> None:
-    """Runs `embed_entities` on the candidates of the text phase, unless its result is there.
-
-    Raises:
-        OthersAtWork: If another task of the array embeds them.
-    """
-    array, folder = build.array.for_short_work, build.text_embeddings
-    options = build.args.filter
-    job = EmbedBlock(folder, build.knowledge_base, options.filter_model, options.entity_template)
-    listed, joined = folder / "entity_ids.json", folder / "embeddings.npy"
-    if joined.is_file():
-        return
+def embed_candidates(build: Build) -> Steps[None]:
+    """Runs `embed_entities` on the candidates of the text phase."""
     started = time.perf_counter()
-    if array.is_first:
-        found = find_entities(build, linking)
-        remove_siblings(folder)
-        write_entity_ids(found, folder)
-    array.wait(Path.is_file, [listed], name="the list of entities")
-    embed_entities(job, run=partial(run_job, engine=engine, array=array, uses_gpu=True))
-    if array.is_first:
-        join_blocks(job)
-        logger.info("embed_entities: %s entities in %.1f s", f"{len(found):,}", time.perf_counter() - started)
-    array.wait(Path.is_file, [joined], name="the embeddings of entities")
-
-
-def find_entities(build: Build, linking: Phase) -> set[str]:
-    """Ids of all candidates of the text phase."""
-    found: set[str] = set()
-    for shard in build.shards:
-        column = pq.read_table(linking.data_path(shard.index), columns=["candidates"])["candidates"]
-        ids = pa.compute.struct_field(pa.compute.list_flatten(column), "entity_id")
-        found.update(ids.unique().to_pylist())
-    return found
+    if build.array.is_first:
+        remove_siblings(build.text_embeddings)
+    num_entities = yield from embed_entities(
+        [build.stage_file("link_entities", shard) for shard in build.shards],
+        build.text_embeddings,
+        knowledge_base=build.knowledge_base,
+        filter_model=build.args.filter.filter_model,
+        template=build.args.filter.entity_template,
+    )
+    logger.info("embed_entities: %s entities in %.1f s", f"{num_entities:,}", time.perf_counter() - started)
 
 
 if __name__ == "__main__":

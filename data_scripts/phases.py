@@ -1,4 +1,4 @@
-"""The phases of a build as data: which stages with which settings, what each depends on, and where its files go."""
+"""The jobs of a build as data: which stages with which settings, what each depends on, and where its files go."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ import torch
 from data_scripts.arguments import BuildArguments, SourceArguments
 from data_scripts.engine.files import hash_file, hash_settings
 from data_scripts.engine.job_array import JobArray
-from data_scripts.engine.shards import Group, Phase, Step, group_shards
+from data_scripts.engine.jobs import Group, Job
+from data_scripts.engine.stages import Stages, Step, group_shards, stages_job
 from data_scripts.images.decode_images import decode_images
 from data_scripts.images.filter_entities import Thresholds, filter_entities
 from data_scripts.images.filter_model import prepare_image
@@ -61,20 +62,19 @@ class Build:
         """Folder of what lies between the source and the data set."""
         return self.output_dir / "stages"
 
+    def stage_file(self, stage: str, shard: Shard) -> Path:
+        """What a stage leaves of a shard."""
+        return self.stages_dir / stage / f"{shard.name}.parquet"
+
     @property
     def statistics(self) -> Path:
-        """File of `count_aliases`."""
-        return self.stages_dir / "count_aliases" / "statistics.npz"
+        """File of `learn_statistics`."""
+        return self.stages_dir / "learn_statistics" / "statistics.npz"
 
     @property
     def text_embeddings(self) -> Path:
         """Folder of `embed_entities`, another one for other entities, another template or model."""
         return self.stages_dir / "embed_entities" / self.config_hash("score_entities")[:16]
-
-    @property
-    def labels(self) -> Path:
-        """Folder of what `label_entities` counts, another one for other thresholds or options."""
-        return self.stages_dir / "count_entities" / self.build_id
 
     @property
     def array(self) -> JobArray:
@@ -127,7 +127,7 @@ def fingerprint_model(name: str) -> str:
     return f"{name}@{Path(path).parent.name}"
 
 
-def link_phase(build: Build) -> Phase:
+def link_job(build: Build) -> Job:
     """The text phase: pairs to candidates."""
     link = build.args.link
     weights = LinkWeights()
@@ -149,42 +149,47 @@ def link_phase(build: Build) -> Phase:
         min_probability=link.min_probability,
         min_candidate_probability=None if link.disambiguation == "text" else link.min_candidate_probability,
     )
-    return Phase(
-        name="link_entities",
-        folder=build.stages_dir / "link_entities",
+    stages = Stages(
         read=partial(read_pairs, source=build.args.source, batch_size=READ_BATCH_SIZE),
         steps=(Step("recognize_mentions", recognize), Step("link_entities", linker)),
         schema=linked_schema(build.keep_columns),
-        config_hash=build.config_hash("link_entities"),
+        reading="read_pairs",
+    )
+    return stages_job(
+        "link_entities",
+        build.stages_dir / "link_entities",
+        build.config_hash("link_entities"),
+        stages,
         versions=library_versions(),
+        max_unreadable=build.args.run.max_unreadable,
     )
 
 
-def score_phase(build: Build) -> Phase:
+def score_job(build: Build) -> Job:
     """The image phase: candidates to similarities, images as they will be published."""
     options = build.args.filter
     num_threads = decode_threads(build.args.run.decode_threads)
     prepare = partial(prepare_image, filter_model=options.filter_model)
     decode = partial(decode_images, image_size=options.image_size, prepare=prepare, num_threads=num_threads)
     score = partial(score_entities, filter_model=options.filter_model, text_embeddings=str(build.text_embeddings))
-    linked = link_phase(build)
-    return Phase(
-        name="score_entities",
-        folder=build.stages_dir / "score_entities",
-        read=partial(read_linked, linked=linked.folder, source=build.args.source, batch_size=options.batch_size),
+    linked = build.stages_dir / "link_entities"
+    stages = Stages(
+        read=partial(read_linked, linked=linked, source=build.args.source, batch_size=options.batch_size),
         steps=(
             Step("decode_images", decode),
-            Step(
-                "score_entities",
-                score,
-                batch_size=options.batch_size,
-                lookahead=LOOKAHEAD_BATCHES if num_threads else 0,
-            ),
+            Step("score_entities", score, options.batch_size, lookahead=LOOKAHEAD_BATCHES if num_threads else 0),
         ),
         schema=scored_schema(build.keep_columns),
-        config_hash=build.config_hash("score_entities"),
-        versions=library_versions(),
         row_group_size=SCORED_ROW_GROUP_SIZE,
+        reading="decode_images",
+    )
+    return stages_job(
+        "score_entities",
+        build.stages_dir / "score_entities",
+        build.config_hash("score_entities"),
+        stages,
+        versions=library_versions(),
+        max_unreadable=build.args.run.max_unreadable,
         uses_gpu=True,
     )
 
@@ -192,7 +197,7 @@ def score_phase(build: Build) -> Phase:
 def score_groups(build: Build) -> list[Group]:
     """The shards as the image phase takes them: neighbours together until they fill some batches."""
     min_rows = MIN_BATCHES_PER_GROUP * build.args.filter.batch_size
-    return group_shards(build.shards, before=link_phase(build), min_rows=min_rows)
+    return group_shards(build.shards, before=link_job(build), min_rows=min_rows)
 
 
 def decode_threads(setting: int | None) -> int:
@@ -203,7 +208,7 @@ def decode_threads(setting: int | None) -> int:
     return max(1, (os.cpu_count() or 1) // num_gpus) if num_gpus else 0
 
 
-def filter_phase(build: Build, thresholds: Thresholds) -> Phase:
+def filter_job(build: Build, thresholds: Thresholds) -> Job:
     """Similarities to entities that the image shows; reads no image."""
     types_of = partial(entity_types, build.knowledge_base) if thresholds.by_type else None
     choose = partial(
@@ -212,21 +217,20 @@ def filter_phase(build: Build, thresholds: Thresholds) -> Phase:
         thresholds=thresholds,
         types_of=types_of,
     )
-    scored = score_phase(build)
-    return Phase(
-        name="filter_entities",
-        folder=build.stages_dir / "filter_entities",
-        read=partial(read_scored, scored=scored.folder),
-        steps=(Step("filter_entities", choose),),
-        schema=filtered_schema(),
-        config_hash=hash_settings([build.config_hash("label_entities"), vars(thresholds)]),
+    read = partial(read_scored, scored=build.stages_dir / "score_entities")
+    return stages_job(
+        "filter_entities",
+        build.stages_dir / "filter_entities",
+        hash_settings([build.config_hash("label_entities"), vars(thresholds)]),
+        Stages(read, (Step("filter_entities", choose),), filtered_schema()),
         versions=library_versions(),
+        is_short=True,
     )
 
 
 def read_linked(shard: Shard, *, linked: Path, source: SourceArguments, batch_size: int) -> Iterator[Batch]:
     """Batches of the text phase with the images of their rows."""
-    table = pq.read_table(linked / f"{shard.index:06d}.parquet")
+    table = pq.read_table(linked / f"{shard.name}.parquet")
     rows = table["row"].to_pylist()
     images = read_images(shard, source=source, rows=rows)
     for first in range(0, len(rows), batch_size):
@@ -242,7 +246,7 @@ def read_linked(shard: Shard, *, linked: Path, source: SourceArguments, batch_si
 
 def read_scored(shard: Shard, *, scored: Path) -> Iterator[Batch]:
     """Batches of the image phase without the images."""
-    file = pq.ParquetFile(scored / f"{shard.index:06d}.parquet")
+    file = pq.ParquetFile(scored / f"{shard.name}.parquet")
     for batch in file.iter_batches(READ_BATCH_SIZE, columns=["image_id", "row", "candidates", "control"]):
         yield batch.to_pydict()
 

@@ -46,6 +46,8 @@ class Shard:
 DROP_REASON = "drop_reason"
 NOTE = "note"
 ERROR = "error"
+# The engine's own mark on every row: the index of its shard.
+SHARD = "__shard__"
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 MENTION = pa.struct({"text": pa.string(), "start": pa.int32(), "end": pa.int32(), "recognizer": pa.string()})
@@ -112,6 +114,11 @@ def published_schema(keep_columns: dict[str, pa.DataType]) -> pa.Schema:
         | {"entities": pa.list_(ENTITY), "entity_labels": pa.list_(pa.int64())}
         | keep_columns
     )
+
+
+def num_rows(batch: Batch) -> int:
+    """Rows of a batch."""
+    return len(next(iter(batch.values()), ()))
 
 
 def drop_rows(batch: Batch) -> tuple[Batch, list[str]]:

@@ -1,4 +1,4 @@
-"""Runs groups of shards: in this process, in several, or on Ray. An engine knows no stage, a stage knows no engine."""
+"""Runs jobs: in this process, in several, or on Ray. An engine knows no stage, a stage knows no engine."""
 
 import logging
 import multiprocessing
@@ -9,12 +9,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property, partial
 from multiprocessing import forkserver
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from data_scripts.engine.job_array import JobArray
-from data_scripts.engine.shards import Group, Phase, read_manifest, run_group
+from data_scripts.engine.job_array import ALONE, JobArray
+from data_scripts.engine.jobs import Group, Job, Result, Steps, run_group
+from data_scripts.engine.row_counts import MIN_ROWS_TO_JUDGE, Totals, check_readable
 
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class Engine:
             leave_cluster()
             self._joined_cluster = False
 
-    def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
-        """Calls a function on every item, in any order; yields once per finished item.
+    def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[Any]:
+        """Calls a function on every item, in any order; yields the results.
 
         Raises:
             RuntimeError: If a worker died.
@@ -98,7 +99,7 @@ class Engine:
 
     def run_in_pool(
         self, task: Callable[[Item], Any], items: Sequence[Item], *, pool: ProcessPoolExecutor
-    ) -> Iterator[None]:
+    ) -> Iterator[Any]:
         """Calls a function on every item in worker processes."""
         futures = [pool.submit(task, item) for item in items]
         try:
@@ -114,59 +115,55 @@ class Engine:
             wait([future for future in futures if not future.cancel()])
 
 
-def run_phase(phase: Phase, groups: Sequence[Group], *, engine: Engine) -> None:
-    """Runs the groups of shards that are not done.
+def run_steps(steps: Steps[Result], *, engine: Engine, array: JobArray = ALONE) -> Result | None:
+    """Runs the jobs that a generator gives, and returns what it returns.
+
+    Returns:
+        None if other tasks of the array have to do their share before this one can go on.
 
     Raises:
-        Exception: Whatever a shard raised; the shards that were done stay done.
+        Exception: Whatever an item raised; what was done stays done.
     """
-    pending = [group for group in groups if any(read_manifest(phase, shard.index) is None for shard in group)]
+    while True:
+        try:
+            job, groups = next(steps)
+        except StopIteration as end:
+            return end.value
+        run_job(job, array.share(groups, is_short=job.is_short), engine=engine)
+        if missing := array.wait(job.is_done, groups):
+            logger.info(
+                "%s: %d of %d parts that other tasks do are not done yet. Run this again when they are, or give "
+                "--wait_seconds.",
+                job.name,
+                missing,
+                len(groups),
+            )
+            return None
+
+
+def run_job(job: Job, groups: Sequence[Group], *, engine: Engine) -> None:
+    """Does those groups of items that are not done, with a progress bar if it takes long.
+
+    Raises:
+        Exception: Whatever an item raised; what was done stays done.
+        ValueError: If nearly nothing can be read.
+    """
+    pending = [group for group in groups if not job.is_done(group)]
     if len(pending) < len(groups):
-        total, left = sum(map(len, groups)), sum(map(len, pending))
-        logger.info("%s: %d of %d shards are already there", phase.name, total - left, total)
-    run_tasks(partial(run_group, phase), pending, engine=engine, name=phase.name, uses_gpu=phase.uses_gpu)
+        logger.info("%s: %d of %d parts are already there", job.name, len(groups) - len(pending), len(groups))
+    totals = Totals(job.stages)
+    done = engine.run(partial(run_group, job), pending, uses_gpu=job.uses_gpu)
+    for manifests in tqdm(done, total=len(pending), desc=job.name, unit="part", delay=SILENT_SECONDS):
+        for manifest in manifests:
+            totals.add(manifest)
+        check_readable(job, totals, min_rows=MIN_ROWS_TO_JUDGE)
 
 
-class Job(Protocol[Item]):
-    """Work on items, each of which leaves a file; a call does one.
-
-    Attributes:
-        name: For progress and messages.
-    """
-
-    name: str
-
-    def __call__(self, item: Item) -> None: ...
-
-    def is_done(self, item: Item) -> bool:
-        """Whether the file of an item is there."""
-
-
-def run_job(job: Job[Item], items: Sequence[Item], *, engine: Engine, array: JobArray, uses_gpu: bool = False) -> None:
-    """Does this task's share of what is not done, and waits for the other tasks of the array.
-
-    Raises:
-        OthersAtWork: If some of them are late.
-    """
-    pending = [item for item in array.share(items) if not job.is_done(item)]
-    run_tasks(job, pending, engine=engine, name=job.name, uses_gpu=uses_gpu)
-    array.wait(job.is_done, items, name=job.name)
-
-
-def run_tasks(
-    function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine, name: str, uses_gpu: bool = False
-) -> None:
-    """Calls a function on every item, in any order, with a progress bar if it takes long."""
-    done = engine.run(function, items, uses_gpu=uses_gpu)
-    for _ in tqdm(done, total=len(items), desc=name, unit="shard", delay=SILENT_SECONDS):
-        pass
-
-
-def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> None:
+def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> Any:
     """Calls a function with the number of threads of PyTorch fixed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Whoever needs PyTorch has imported it by now; the others are spared the seconds.
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
-    function(item)
+    return function(item)

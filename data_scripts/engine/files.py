@@ -42,13 +42,19 @@ def hash_settings(settings: Any) -> str:
 
 def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
     """Writes a NumPy array in one piece."""
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+    with write_whole(path) as temporary:
+        save_array(temporary, array)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes a NumPy array to a path of any ending."""
+    with path.open("wb") as file:
         np.save(file, array)
 
 
-def write_arrays(path: str | os.PathLike, **arrays: np.ndarray | float) -> None:
-    """Writes named NumPy arrays in one piece."""
-    with write_whole(path) as temporary, temporary.open("wb") as file:
+def save_arrays(path: Path, **arrays: np.ndarray | float) -> None:
+    """Writes named NumPy arrays to a path of any ending."""
+    with path.open("wb") as file:
         np.savez(file, **arrays)
 
 

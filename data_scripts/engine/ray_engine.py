@@ -40,11 +40,11 @@ def leave_cluster() -> None:
     ray.shutdown()
 
 
-def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[None]:
+def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[Any]:
     """Calls a function on every item on the machines of a cluster, which must share the file system.
 
     Yields:
-        Once per finished item.
+        The results, in any order.
 
     Raises:
         Exception: The first one that an item raised; the others are cancelled.
@@ -64,15 +64,15 @@ def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_g
                 )
                 continue
             try:
-                ray.get(finished)
+                (result,) = ray.get(finished)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            yield
+            yield result
     finally:
         for task in waiting:
             ray.cancel(task)
 
 
-def function_on_ray(function: Callable[[Item], Any], item: Item) -> None:
-    """What a worker runs; the result stays on disk."""
-    function(item)
+def function_on_ray(function: Callable[[Item], Any], item: Item) -> Any:
+    """What a worker runs; files stay on disk, and a manifest comes back."""
+    return function(item)

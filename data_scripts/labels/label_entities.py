@@ -12,7 +12,7 @@ may be labelled in any order and by any number of processes and machines, and al
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +30,6 @@ DEVIATIONS = 6
 ALL_HASHES = 2**64 - 1
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class LabelSummary:
-    """What the reduction did.
-
-    Attributes:
-        entities: As in `entities.parquet`.
-        rows_by_shard: Rows of each split, by index of the shard.
-        dropped: Rows by reason.
-    """
-
-    entities: pa.Table
-    rows_by_shard: dict[int, dict[str, int]] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """Rows of each split."""
-        counted = self.rows_by_shard.values()
-        return {split: sum(rows.get(split, 0) for rows in counted) for split in ("train", "validation")}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.arguments import LabelArguments
+from data_scripts.engine.files import save_arrays
+from data_scripts.engine.jobs import Job, Manifest, Steps, one_by_one, single
+from data_scripts.engine.row_counts import Totals, sum_manifests
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.labels.label_entities import (
     Arrays,
     Labels,
-    LabelSummary,
     count_images,
     count_validation,
     draw_images,
@@ -27,146 +29,114 @@ from data_scripts.labels.label_entities import (
     write_arrays,
 )
 from data_scripts.schema import Shard
-from modeling_mofi.whole_files import read_json, try_read_json, write_json, write_whole
-
-
-# Calls a job on every shard that its `is_done` does not know of, and returns when all are done.
-RunJob = Callable[["ShardJob", Sequence[Shard]], None]
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """What is done to every filtered shard in one pass; a call does it and writes one file.
+class LabelSummary:
+    """What the reduction did.
 
     Attributes:
-        filtered: Folder of `filter_entities`.
-        folder: Of the labels; the pass has a folder of its own in it.
-        name: Of the pass.
+        entities: As in `entities.parquet`.
+        rows_by_shard: Rows of each split, by name of the shard.
+        totals: Rows in, out and dropped by reason.
+    """
+
+    entities: pa.Table
+    rows_by_shard: dict[str, dict[str, int]] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        counted = self.rows_by_shard.values()
+        return {split: sum(rows.get(split, 0) for rows in counted) for split in ("train", "validation")}
+
+
+@dataclass(frozen=True)
+class LabelFolders:
+    """Where the reduction finds and leaves its files.
+
+    Attributes:
+        filtered: Of `filter_entities`.
+        counted: Gets the arrays of `Labels`, and a folder for each pass over the shards; named after the build.
+        rows: Gets the labelled rows of each shard.
     """
 
     filtered: Path
-    folder: Path
-    name: str
-
-    def path(self, shard: Shard) -> Path:
-        """The file that is written last."""
-        return self.folder / self.name / f"{shard.index:06d}.npz"
-
-    def is_done(self, shard: Shard) -> bool:
-        """Whether a shard is done."""
-        return self.path(shard).is_file()
-
-    def table(self, shard: Shard) -> pa.Table:
-        """The rows of a shard."""
-        return pq.read_table(self.filtered / f"{shard.index:06d}.parquet")
-
-
-@dataclass(frozen=True)
-class CountShard(ShardJob):
-    """Writes the arrays that `count` makes of a shard.
-
-    Attributes:
-        count: Takes the table, and the labels so far if `options` are given.
-    """
-
-    count: Callable[..., Arrays]
-    options: LabelArguments | None = None
-
-    def __call__(self, shard: Shard) -> None:
-        known = {} if self.options is None else {"labels": Labels.open(self.folder), "options": self.options}
-        arrays = self.count(self.table(shard), **known)
-        with write_whole(self.path(shard)) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
-
-    def counted(self, shards: Sequence[Shard]) -> Iterator[Arrays]:
-        """The arrays of one shard after the other."""
-        for shard in shards:
-            with np.load(self.path(shard)) as arrays:
-                yield dict(arrays)
-
-
-@dataclass(frozen=True)
-class LabelShard(ShardJob):
-    """Writes the labelled rows of a shard, and a manifest with their numbers.
-
-    Attributes:
-        options: As for the passes before.
-        rows: Folder of the rows.
-        build_id: What the rows depend on; those of another build are written again.
-    """
-
-    options: LabelArguments
+    counted: Path
     rows: Path
-    build_id: str
 
-    def path(self, shard: Shard) -> Path:
-        return self.rows / f"{shard.index:06d}.json"
-
-    def is_done(self, shard: Shard) -> bool:
-        manifest = try_read_json(self.path(shard))
-        return manifest is not None and manifest["build_id"] == self.build_id
-
-    def __call__(self, shard: Shard) -> None:
-        labelled, dropped = label_rows(self.table(shard), labels=Labels.open(self.folder), options=self.options)
-        self.path(shard).unlink(missing_ok=True)
-        with write_whole(self.path(shard).with_suffix(".parquet")) as temporary:
-            pq.write_table(labelled, temporary)
-        counts = {"rows": Counter(labelled["split"].to_pylist()), "dropped": dropped}
-        write_json(self.path(shard), counts | {"build_id": self.build_id})
+    def read(self, shard: Shard) -> pa.Table:
+        """The filtered rows of a shard."""
+        return pq.read_table(self.filtered / f"{shard.name}.parquet")
 
 
 def label_shards(
-    shards: Sequence[Shard],
-    *,
-    filtered: Path,
-    folder: Path,
-    rows: Path,
-    options: LabelArguments,
-    kb: KnowledgeBase,
-    run: RunJob,
-) -> LabelSummary:
+    shards: Sequence[Shard], *, folders: LabelFolders, options: LabelArguments, kb: KnowledgeBase
+) -> Steps[LabelSummary]:
     """Labels all rows; what was done before is not done again.
-
-    Args:
-        filtered: Folder of `filter_entities`.
-        folder: Gets the arrays of `Labels`, and a folder for each pass over the shards; its name is that of the build.
-        rows: Gets the labelled rows of each shard.
-        run: Calls a job on shards and returns when they are done.
 
     Returns:
         The entities table, row i with label i, ordered by entity_id; and counts of rows. Without any entity that has
         enough images there is nothing to label, and no rows are written.
     """
-
-    def reduce(name: str, count: Callable[..., Arrays], reduce_arrays: Callable[..., Arrays], **known: object) -> None:
-        job = CountShard(filtered, folder, name, count, **known)
-        run(job, shards)
-        write_arrays(folder, **reduce_arrays(job.counted(shards)))
-
-    reduce("count_images", count_images, partial(number_entities, min_images=options.min_images_per_entity))
-    labels = Labels.open(folder)
+    counted = yield from count_shards("count_images", count_images, shards, folders=folders)
+    write_arrays(folders.counted, **number_entities(counted, min_images=options.min_images_per_entity))
+    labels = Labels.open(folders.counted)
     if len(labels.images) == 0:
         return LabelSummary(entities_table(labels, kb))
     if options.max_images_per_entity is not None:
-        reduce(
-            "draw_images",
-            draw_images,
-            partial(limit_hashes, labels=labels, max_images=options.max_images_per_entity),
-            options=options,
-        )
-        labels = Labels.open(folder)
+        drawn = yield from count_shards("draw_images", draw_images, shards, folders=folders, options=options)
+        write_arrays(folders.counted, **limit_hashes(drawn, labels, max_images=options.max_images_per_entity))
+        labels = Labels.open(folders.counted)
     if options.validation_fraction:
-        reduce(
-            "count_validation",
-            count_validation,
-            partial(keep_in_train, labels=labels, min_images=options.min_images_per_entity),
-            options=options,
-        )
-    job = LabelShard(filtered, folder, "label_entities", options, rows, build_id=folder.name)
-    run(job, shards)
-    counts = {shard.index: read_json(job.path(shard)) for shard in shards}
-    dropped: Counter[str] = Counter()
-    for count in counts.values():
-        dropped.update(count["dropped"])
-    rows_by_shard = {index: count["rows"] for index, count in counts.items()}
-    return LabelSummary(entities_table(Labels.open(folder), kb), rows_by_shard, dict(dropped))
+        taken = yield from count_shards("count_validation", count_validation, shards, folders=folders, options=options)
+        write_arrays(folders.counted, **keep_in_train(taken, labels, min_images=options.min_images_per_entity))
+    work = partial(one_by_one, partial(label_shard, folders=folders, options=options))
+    name = "label_entities"
+    job = Job(name, folders.rows, folders.counted.name, work, stages=(name,), is_short=True)
+    yield job, single(shards)
+    rows_by_shard = {shard.name: job.manifest(shard)["rows"] for shard in shards}
+    return LabelSummary(entities_table(Labels.open(folders.counted), kb), rows_by_shard, sum_manifests(job, shards))
+
+
+def count_shards(
+    name: str,
+    count: Callable[..., Arrays],
+    shards: Sequence[Shard],
+    *,
+    folders: LabelFolders,
+    options: LabelArguments | None = None,
+) -> Steps[Iterator[Arrays]]:
+    """Makes arrays of every shard and gives them back, one shard after the other.
+
+    Args:
+        count: Takes the table of a shard, and the labels so far if `options` are given.
+    """
+    work = partial(one_by_one, partial(count_shard, folders=folders, count=count, options=options))
+    job = Job(name, folders.counted / name, folders.counted.name, work, suffix=".npz", is_short=True)
+    yield job, single(shards)
+    return map(read_arrays, map(job.path, shards))
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Reads named arrays."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def count_shard(
+    shard: Shard, path: Path, *, folders: LabelFolders, count: Callable[..., Arrays], options: LabelArguments | None
+) -> None:
+    """Writes the arrays that `count` makes of a shard."""
+    known = {} if options is None else {"labels": Labels.open(folders.counted), "options": options}
+    save_arrays(path, **count(folders.read(shard), **known))
+
+
+def label_shard(shard: Shard, path: Path, *, folders: LabelFolders, options: LabelArguments) -> Manifest:
+    """Writes the labelled rows of a shard; returns their numbers."""
+    table = folders.read(shard)
+    labelled, dropped = label_rows(table, labels=Labels.open(folders.counted), options=options)
+    pq.write_table(labelled, path)
+    counts = {"rows_in": len(table), "rows_out": len(labelled), "dropped": dropped}
+    return {"stages": {"label_entities": counts}, "rows": Counter(labelled["split"].to_pylist())}

@@ -5,17 +5,16 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.engine.files import hash_file
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.schema import published_schema
-from modeling_mofi.whole_files import try_read_json, write_json, write_whole
+from modeling_mofi.whole_files import write_whole
 
 
 ROW_GROUP_SIZE = 256
@@ -30,23 +29,23 @@ class OutputFile:
         split: `train` or `validation`.
         index: Of the file in its split.
         total: Files of the split.
-        parts: Index of a shard, and first and last (exclusive) of its rows of this split.
+        parts: Name of a shard, and first and last (exclusive) of its rows of this split.
     """
 
     split: str
     index: int
     total: int
-    parts: tuple[tuple[int, int, int], ...]
+    parts: tuple[tuple[str, int, int], ...]
 
     @property
     def name(self) -> str:
         """As the Hub names shards."""
-        return f"{self.split}-{self.index:05d}-of-{self.total:05d}.parquet"
+        return f"{self.split}-{self.index:05d}-of-{self.total:05d}"
 
 
 @dataclass(frozen=True)
-class PublishJob:
-    """Everything a worker needs to write an output file; a call writes it.
+class DatasetWriter:
+    """Writes the files of a dataset from what the stages left.
 
     Attributes:
         scored: Folder of the image phase.
@@ -55,50 +54,25 @@ class PublishJob:
 
     scored: Path
     labelled: Path
-    data: Path
-    manifests: Path
     knowledge_base: str
     keep_columns: dict[str, pa.DataType]
     build_id: str
-    name: str = "publish_shards"
 
-    def manifest_path(self, file: OutputFile) -> Path:
-        """Manifest of an output file."""
-        return self.manifests / f"{file.name}.json"
-
-    def is_done(self, file: OutputFile) -> bool:
-        """Whether a file of this build is there."""
-        found, path = try_read_json(self.manifest_path(file)), self.data / file.name
-        is_ours = found is not None and found["build_id"] == self.build_id and path.is_file()
-        return is_ours and path.stat().st_size == found["bytes"]
-
-    def __call__(self, file: OutputFile) -> None:
-        path, manifest = self.data / file.name, self.manifest_path(file)
-        manifest.unlink(missing_ok=True)
-        self.write(file)
-        write_json(manifest, {"build_id": self.build_id, "bytes": path.stat().st_size, "sha256": hash_file(path)})
-
-    def write(self, file: OutputFile) -> None:
-        """Writes an output file, a row group in memory at a time."""
+    def write(self, file: OutputFile, path: Path) -> None:
+        """Writes a file, a row group in memory at a time."""
         schema = with_features(published_schema(self.keep_columns), build_id=self.build_id)
-        with write_whole(self.data / file.name) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            waiting: list[dict] = []
-            for shard, start, stop in file.parts:
-                for row in self.rows(shard, file.split, start, stop):
-                    waiting.append(row)
-                    if len(waiting) == ROW_GROUP_SIZE:
-                        writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-                        waiting = []
-            if waiting:
-                writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+        with pq.ParquetWriter(path, schema) as writer:
+            rows = (row for part in file.parts for row in self.rows(file.split, *part))
+            while group := list(islice(rows, ROW_GROUP_SIZE)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
-    def rows(self, shard: int, split: str, start: int, stop: int) -> Iterator[dict]:
+    def rows(self, split: str, shard: str, start: int, stop: int) -> Iterator[dict]:
         """Published rows `start` to `stop` among those of a split in a shard."""
-        labelled = pq.read_table(self.labelled / f"{shard:06d}.parquet")
+        labelled = pq.read_table(self.labelled / f"{shard}.parquet")
         labelled = labelled.filter(pa.compute.equal(labelled["split"], split)).slice(start, stop - start)
         wanted = {row["row"]: row for row in labelled.to_pylist()}
         columns = ["image_id", "row", "image", "alt_text", *self.keep_columns]
-        scored = pq.ParquetFile(self.scored / f"{shard:06d}.parquet")
+        scored = pq.ParquetFile(self.scored / f"{shard}.parquet")
         for group in range(scored.metadata.num_row_groups):
             rows = scored.read_row_group(group, columns=["row"])["row"].to_pylist()
             kept = [position for position, row in enumerate(rows) if row in wanted]
@@ -123,11 +97,11 @@ def entity_names(knowledge_base: str, entity_id: str) -> tuple[str, str]:
     return kb.column("name", rows)[0], kb.column("description", rows)[0]
 
 
-def plan_outputs(rows_by_shard: dict[int, dict[str, int]], *, rows_per_file: int) -> list[OutputFile]:
+def plan_outputs(rows_by_shard: dict[str, dict[str, int]], *, rows_per_file: int) -> list[OutputFile]:
     """Divides the rows of each split into files, across shards, in order.
 
     Args:
-        rows_by_shard: Number of rows of each split, by index of the shard, ascending.
+        rows_by_shard: Number of rows of each split, by name of the shard, ascending.
     """
     files: list[OutputFile] = []
     shards = list(rows_by_shard)
@@ -141,7 +115,7 @@ def plan_outputs(rows_by_shard: dict[int, dict[str, int]], *, rows_per_file: int
     return files
 
 
-def parts_between(shards: list[int], offsets: list[int], first: int, last: int) -> Iterator[tuple[int, int, int]]:
+def parts_between(shards: list[str], offsets: list[int], first: int, last: int) -> Iterator[tuple[str, int, int]]:
     """The shards, and rows in them, that rows `first` to `last` of a split come from."""
     position = bisect_right(offsets, first) - 1
     while offsets[position] < last:

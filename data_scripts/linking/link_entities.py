@@ -33,7 +33,7 @@ def link_entities(
     Args:
         batch: Columns `alt_text` and `mentions`.
         knowledge_base: Folder of a built knowledge base.
-        statistics: File of `count_aliases`.
+        statistics: File of `learn_statistics`.
         min_probability: A mention is an entity if NIL is at most 1 - this likely; its likeliest candidate stays.
         min_candidate_probability: If given, every candidate at least this likely stays, for the image to choose.
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data_scripts.engine.files import save_arrays
 from data_scripts.knowledge_base.graph_embeddings import normalize_rows
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.match import AliasMatcher, Match, open_matcher
 from data_scripts.text.letter_case import spelling_class
 from data_scripts.text.tokens import alias_key, content_tokens, hash_token, tokenize_text
 from data_scripts.text.web_text import read_web_text
-from modeling_mofi.whole_files import write_whole
 
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class TextStatistics:
         return np.where(self.case_aliases[found] == aliases, self.case_evidence[found], 0.0)
 
 
-def count_aliases(
+def learn_statistics(
     texts: Iterable[str], *, knowledge_base: str, language: str, boilerplate: Iterable[str] = ()
 ) -> TextStatistics:
     """Reads texts once and learns their boilerplate and contexts.
@@ -83,7 +83,7 @@ def count_aliases(
     minimum = max(MIN_TEXTS, MIN_SHARE * len(distinct))
     found = counter.boilerplate(minimum)
     names = sorted(kb.aliases.restore_key(alias) for alias in found)
-    logger.info("count_aliases: %s texts, boilerplate: %s", f"{len(distinct):,}", ", ".join(names) or "none")
+    logger.info("learn_statistics: %s texts, boilerplate: %s", f"{len(distinct):,}", ", ".join(names) or "none")
     listed = {kb.aliases.get(alias_key(phrase), -1) for phrase in boilerplate} - {-1}
     frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | matcher.stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
@@ -177,9 +177,8 @@ def context_words(text: str, start: int, end: int) -> list[str]:
 
 
 def write_text_statistics(statistics: TextStatistics, path: Path) -> None:
-    """Writes the statistics in one piece."""
-    with write_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **vars(statistics))
+    """Writes the statistics to a path of any ending."""
+    save_arrays(path, **vars(statistics))
     open_text_statistics.cache_clear()
 
 

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import yaml
 
+from data_scripts.engine.row_counts import Totals
 from data_scripts.images.filter_entities import SimilarityHistogram, Thresholds
-from data_scripts.labels.label_entities import LabelSummary
+from data_scripts.labels.label_shards import LabelSummary
 from data_scripts.labels.write_dataset import SPLITS, published_rows, with_features
 from data_scripts.phases import Build, library_versions
 from data_scripts.schema import published_schema
@@ -76,13 +76,13 @@ class BuildResult:
     """A finished build.
 
     Attributes:
-        totals: Rows in, out and dropped by stage, and notes.
+        totals: Rows in, out and dropped by stage, notes, and examples of what could not be read.
         histogram: Similarities of the chosen entities before the threshold.
     """
 
     build: Build
     summary: LabelSummary
-    totals: dict[str, Any]
+    totals: Totals
     thresholds: Thresholds
     histogram: SimilarityHistogram
 
@@ -93,7 +93,7 @@ def write_card(result: BuildResult) -> None:
     num_rows = sum(summary.rows.values())
     stages = "\n".join(
         f"| {name} | {counts['rows_in']:,} | {counts['rows_out']:,} | {dropped_text(counts['dropped'])} |"
-        for name, counts in result.totals["stages"].items()
+        for name, counts in result.totals.stages.items()
     )
     licences = count_licences(build)
     card = CARD.format(

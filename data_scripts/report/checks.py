@@ -44,7 +44,7 @@ def share(stage: dict, names: tuple[str, ...] | None = None) -> float:
 
 def check_mentions(result: BuildResult) -> Check:
     """Whether most texts name something that the knowledge base knows."""
-    found = share(result.totals["stages"]["recognize_mentions"])
+    found = share(result.totals.stages["recognize_mentions"])
     text = (
         f"{found:.0%} of the texts name no entity of the knowledge base; some of them stand at the end of this page."
     )
@@ -53,7 +53,7 @@ def check_mentions(result: BuildResult) -> Check:
 
 def check_images(result: BuildResult) -> Check:
     """Whether the images are whole."""
-    found = share(result.totals["stages"]["decode_images"])
+    found = share(result.totals.stages["decode_images"])
     return Check(found > MAX_SHARE_OF_BAD_IMAGES, f"{found:.1%} of the images could not be used.")
 
 

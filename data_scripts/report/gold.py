@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from data_scripts.images.filter_entities import choose_entities
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.labels.write_dataset import published_rows
-from data_scripts.phases import Build, link_phase, score_phase
+from data_scripts.phases import Build
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.text.tokens import alias_key
 
@@ -76,7 +76,7 @@ def linked_pairs(build: Build, gold_text: dict[str, str]) -> tuple[Pairs, set[st
     linked: Pairs = {}
     ambiguous: set[str] = set()
     for shard in build.shards:
-        path = link_phase(build).data_path(shard.index)
+        path = build.stage_file("link_entities", shard)
         for row in iterate_rows(path, ["image_id", "mentions", "candidates"]):
             best: dict[int, dict] = {}
             for candidate in row["candidates"]:
@@ -104,7 +104,7 @@ def chosen_pairs(build: Build) -> Pairs:
     mode = build.args.link.disambiguation
     pairs: Pairs = {}
     for shard in build.shards:
-        for row in iterate_rows(score_phase(build).data_path(shard.index), ["image_id", "candidates"]):
+        for row in iterate_rows(build.stage_file("score_entities", shard), ["image_id", "candidates"]):
             pairs[row["image_id"]] = {e["entity_id"] for e in choose_entities(row["candidates"], disambiguation=mode)}
     return pairs
 

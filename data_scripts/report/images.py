@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from data_scripts.images.filter_entities import choose_entities
 from data_scripts.knowledge_base.store import open_knowledge_base
-from data_scripts.phases import score_phase
 from data_scripts.report.card import BuildResult
 from data_scripts.schema import Shard
 
@@ -62,11 +61,12 @@ def sampled_shards(result: BuildResult) -> Sequence[Shard]:
 
 def nearest_pairs(result: BuildResult) -> tuple[list[Pair], list[Pair]]:
     """Pairs of some shards just above the threshold and just below, nearest first, one per image."""
-    scored, threshold = score_phase(result.build), result.thresholds.default
+    threshold = result.thresholds.default
     sides: tuple[list[Pair], list[Pair]] = ([], [])
     for shard in sampled_shards(result):
         found: tuple[list[Pair], list[Pair]] = ([], [])
-        for batch in pq.ParquetFile(scored.data_path(shard.index)).iter_batches(columns=["row", "candidates"]):
+        scored = pq.ParquetFile(result.build.stage_file("score_entities", shard))
+        for batch in scored.iter_batches(columns=["row", "candidates"]):
             for row, candidates in zip(*(batch[name].to_pylist() for name in ("row", "candidates")), strict=True):
                 entities = choose_entities(candidates, disambiguation=result.build.args.link.disambiguation)
                 if entities:
@@ -95,7 +95,7 @@ def spaced_rows(result: BuildResult) -> Iterator[dict]:
     shards = sampled_shards(result)
     per_shard = -(-NUM_IMAGES // len(shards))
     for shard in shards:
-        num_rows = pq.read_metadata(score_phase(result.build).data_path(shard.index)).num_rows
+        num_rows = pq.read_metadata(result.build.stage_file("score_entities", shard)).num_rows
         step = max(1, num_rows // per_shard)
         rows = (row for position, row in enumerate(scored_rows(shard.index, result)) if position % step == step // 2)
         yield from (row for row, _ in zip(rows, range(per_shard), strict=False))
@@ -103,10 +103,10 @@ def spaced_rows(result: BuildResult) -> Iterator[dict]:
 
 def scored_rows(index: int, result: BuildResult) -> Iterator[dict]:
     """Scored rows of a shard, each with the entities that were published of it."""
-    build = result.build
-    labelled = pq.read_table(build.stages_dir / "label_entities" / f"{index:06d}.parquet", columns=["row", "entities"])
+    build, shard = result.build, result.build.shards[index]
+    labelled = pq.read_table(build.stage_file("label_entities", shard), columns=["row", "entities"])
     kept = {row["row"]: {entity["entity_id"] for entity in row["entities"]} for row in labelled.to_pylist()}
-    for batch in pq.ParquetFile(score_phase(build).data_path(index)).iter_batches(READ_ROWS, columns=COLUMNS):
+    for batch in pq.ParquetFile(build.stage_file("score_entities", shard)).iter_batches(READ_ROWS, columns=COLUMNS):
         for row in batch.to_pylist():
             yield row | {"kept": kept.get(row["row"], set())}
 

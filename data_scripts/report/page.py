@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_scripts.images.filter_entities import SimilarityHistogram
-from data_scripts.phases import link_phase
 from data_scripts.report.card import BuildResult
 from data_scripts.report.checks import check_build
 from data_scripts.report.gold import measure_gold
@@ -20,13 +19,14 @@ NUM_ENTITIES = 24
 NUM_TEXTS = 24
 HISTOGRAM_BARS = 60
 STYLE = Path(__file__).with_name("page.css")
+EXAMPLE_COLUMNS = ("file", "row", "id", "error")
 
 
 def write_report(result: BuildResult) -> None:
     """Writes the page."""
     build, summary = result.build, result.summary
     num_rows = sum(summary.rows.values())
-    first = next(iter(result.totals["stages"].values()))["rows_in"]
+    first = next(iter(result.totals.stages.values()))["rows_in"]
     sections = [
         f"<h1>I2E build report</h1><p class=lead>{num_rows:,} images with {summary.entities.num_rows:,} entities, "
         f"from {first:,} image and alt-text pairs ({num_rows / max(1, first):.1%} kept). "
@@ -80,20 +80,31 @@ def gold_section(result: BuildResult) -> str:
 
 def stages_section(result: BuildResult) -> str:
     """Rows in, out and dropped, with a bar for what is left."""
-    first = max(1, next(iter(result.totals["stages"].values()))["rows_in"])
+    first = max(1, next(iter(result.totals.stages.values()))["rows_in"])
     rows = []
-    for name, counts in result.totals["stages"].items():
+    for name, counts in result.totals.stages.items():
         reasons = "<br>".join(f"{escape(reason)} {count:,}" for reason, count in counts["dropped"].items())
         width = 100 * counts["rows_out"] / first
         rows.append(
             f"<tr><td>{name}<td class=num>{counts['rows_in']:,}<td class=num>{counts['rows_out']:,}"
             f"<td class=wide><div class=bar style='width:{width:.1f}%'></div><td>{reasons or '&ndash;'}"
         )
-    notes = "".join(f"<p>{escape(note)}: {count:,} rows.</p>" for note, count in result.totals["notes"].items())
+    notes = "".join(f"<p>{escape(note)}: {count:,} rows.</p>" for note, count in result.totals.notes.items())
     return (
         "<h2>Where the rows went</h2><table><tr><th>stage<th class=num>in<th class=num>out<th>left of all<th>dropped"
-        f"{''.join(rows)}</table>{notes}"
+        f"{''.join(rows)}</table>{notes}{unreadable_rows(result)}"
     )
+
+
+def unreadable_rows(result: BuildResult) -> str:
+    """The first few rows that could not be read for each reason, so that a person finds them."""
+    lines = [
+        "<tr>" + "".join(f"<td>{escape(text)}" for text in (reason, *map(example.get, EXAMPLE_COLUMNS)))
+        for reason, examples in result.totals.examples.items()
+        for example in examples
+    ]
+    heads = "".join(f"<th>{name}" for name in ("reason", *EXAMPLE_COLUMNS))
+    return f"<h3>Rows that could not be read</h3><table><tr>{heads}{''.join(lines)}</table>" if lines else ""
 
 
 def similarity_section(result: BuildResult) -> str:
@@ -170,7 +181,7 @@ def texts_section(result: BuildResult) -> str:
 def unlinked_texts(result: BuildResult, *, limit: int) -> Iterable[str]:
     """Distinct texts of the first shard that the text phase dropped, evenly spaced."""
     build = result.build
-    linked = pq.read_table(link_phase(build).data_path(build.shards[0].index), columns=["row"])["row"].to_pylist()
+    linked = pq.read_table(build.stage_file("link_entities", build.shards[0]), columns=["row"])["row"].to_pylist()
     kept = set(linked)
     texts: dict[str, None] = {}
     for batch in read_pairs(build.shards[0], source=build.args.source):

@@ -146,5 +146,9 @@ def test_images_that_are_all_bad_are_an_error_that_says_so(num_processes, recipe
         row["image"] = {"bytes": BAD_IMAGES["truncated image"], "path": None}
     pairs = write_pairs(tmp_path / "bad.parquet", rows)
     message = error_of(capsys, recipe(pairs=pairs, num_processes=num_processes))
+    assert "20 of 20 rows could not be read in decode_images, which is more than max_unreadable 0.9" in message
+    assert "20 for 'truncated image', the first of them row 0 of" in message
+    settings = {"num_processes": num_processes, "max_unreadable": 1}
+    message = error_of(capsys, recipe(pairs=pairs, **settings))
     assert "no row is left after score_entities" in message
     assert "'truncated image': 20" in message

@@ -139,7 +139,7 @@ def test_restart_with_the_same_settings_writes_everything_from_there_again(stage
     assert read_build(tmp_path / "i2e") == content
     kept = {path.parts[len(tmp_path.parts) + 2] for path, time in before.items() if path.stat().st_mtime_ns == time}
     assert kept & set(STAGES) == set(STAGES[: STAGES.index(stage)])
-    assert not any(name.endswith(".parquet") or name == "publish_shards" for name in kept)
+    assert not any(name.endswith(".parquet") or name == "write_dataset" for name in kept)
 
 
 def test_another_threshold_scores_nothing_again(recipe, tmp_path):
@@ -329,6 +329,7 @@ def test_the_report_says_what_speaks_against_the_data(recipe, tmp_path):
     main(recipe(pairs=write_pairs(tmp_path / "half.parquet", rows), min_images_per_entity=1))
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
     assert "checks say: look closer" in page
+    assert f"<tr><td>truncated image<td>{tmp_path / 'half.parquet'}<td>0<td>image-000<td>" in page
     assert "<li class=bad>60.0% of the images could not be used." in page
     assert "<li class=good>17% of the texts name no entity" in page
 

@@ -10,9 +10,10 @@ import pytest
 from tiny_build import read_build
 
 from data_scripts.build_i2e import main
-from data_scripts.engine.engines import Engine, run_phase
+from data_scripts.engine.engines import Engine, run_job
+from data_scripts.engine.jobs import single
 from data_scripts.engine.ray_engine import join_cluster
-from data_scripts.engine.shards import Phase, Step, read_manifest, single_shards
+from data_scripts.engine.stages import Stages, Step, stages_job
 from data_scripts.schema import Shard
 
 
@@ -42,25 +43,25 @@ def fail_on_shard_four(batch):
     return batch
 
 
-def make_phase(folder, *steps):
-    return Phase("numbers", folder, read_numbers, steps, pa.schema({"number": pa.int64()}), "hash")
+def make_job(folder, *steps):
+    return stages_job("numbers", folder, "hash", Stages(read_numbers, steps, pa.schema({"number": pa.int64()})))
 
 
 def test_shards_are_committed_on_ray(tmp_path):
-    phase = make_phase(tmp_path)
-    run_phase(phase, single_shards(SHARDS), engine=Engine("ray"))
-    assert pq.read_table(phase.data_path(5))["number"].to_pylist() == [50, 51, 52, 53, 54]
-    assert all(read_manifest(phase, shard.index) for shard in SHARDS)
+    job = make_job(tmp_path)
+    run_job(job, single(SHARDS), engine=Engine("ray"))
+    assert pq.read_table(job.path(SHARDS[5]))["number"].to_pylist() == [50, 51, 52, 53, 54]
+    assert all(job.manifest(shard) for shard in SHARDS)
 
 
 def test_an_error_on_ray_comes_out_and_what_is_done_stays(tmp_path):
-    phase = make_phase(tmp_path, Step("fail", fail_on_shard_four))
+    job = make_job(tmp_path, Step("fail", fail_on_shard_four))
     started = time.monotonic()
     with pytest.raises(ValueError, match="shard four is bad"):
-        run_phase(phase, single_shards(SHARDS), engine=Engine("ray"))
+        run_job(job, single(SHARDS), engine=Engine("ray"))
     assert time.monotonic() - started < 30
-    assert read_manifest(phase, 4) is None
-    assert any(read_manifest(phase, shard.index) for shard in SHARDS)
+    assert job.manifest(SHARDS[4]) is None
+    assert any(job.manifest(shard) for shard in SHARDS)
 
 
 def test_a_cluster_that_was_there_is_not_ended():
@@ -86,7 +87,7 @@ def test_one_process_several_ray_and_a_job_array_give_the_same_bytes(recipe, tmp
     main(recipe(output_dir=tmp_path / "one" / "i2e", **settings))
     main(recipe(output_dir=tmp_path / "processes" / "i2e", num_processes=2, **settings))
     main(recipe(output_dir=tmp_path / "ray" / "i2e", engine="ray", **settings))
-    # Each task does its share of a phase when all have done theirs of the one before.
+    # Each task does its share of a job when all have done theirs of the one before.
     for index in (1, 0, 1, 0, 0):
         main(recipe(output_dir=tmp_path / "array" / "i2e", num_shards=2, shard_index=index, **settings))
     one, *others = (read_build(tmp_path / name / "i2e") for name in ("one", "processes", "ray", "array"))

@@ -9,7 +9,7 @@ from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.link_evidence import LinkWeights
 from data_scripts.linking.recognize_mentions import recognize_mentions
-from data_scripts.linking.statistics import MAX_CASE_EVIDENCE, count_aliases, write_text_statistics
+from data_scripts.linking.statistics import MAX_CASE_EVIDENCE, learn_statistics, write_text_statistics
 from data_scripts.text.letter_case import uses_capitals
 
 
@@ -19,7 +19,7 @@ def link(knowledge_base, tmp_path):
 
     def run(text, corpus=(), weights=None, **options):
         path = tmp_path / "statistics.npz"
-        write_text_statistics(count_aliases(corpus, knowledge_base=knowledge_base, language="en"), path)
+        write_text_statistics(learn_statistics(corpus, knowledge_base=knowledge_base, language="en"), path)
         batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base)
         options |= {"weights": weights} if weights else {}
         return link_entities(batch, knowledge_base=knowledge_base, statistics=str(path), **options)
@@ -84,7 +84,9 @@ def test_every_likely_candidate_stays_for_the_image_to_decide(link):
 
 def test_a_batch_gives_what_its_rows_give(knowledge_base, tmp_path):
     path = str(tmp_path / "statistics.npz")
-    write_text_statistics(count_aliases([], knowledge_base=knowledge_base, language="en"), tmp_path / "statistics.npz")
+    write_text_statistics(
+        learn_statistics([], knowledge_base=knowledge_base, language="en"), tmp_path / "statistics.npz"
+    )
     texts = ["OCTOPUS, TURKEY", "no entity", "flag of Turkey", "apple"]
     together = recognize_mentions({"alt_text": list(texts)}, knowledge_base=knowledge_base)
     together = link_entities(together, knowledge_base=knowledge_base, statistics=path)
@@ -107,7 +109,7 @@ def test_a_name_that_the_texts_write_in_lower_case_is_less_a_proper_name_at_the_
 
 def test_texts_without_a_choice_of_case_teach_nothing_about_it(knowledge_base):
     texts = ["FREE CUP", "free cup", "Free cup", "Free Cup Of Tea"] * 5
-    learned = count_aliases(texts, knowledge_base=knowledge_base, language="en")
+    learned = learn_statistics(texts, knowledge_base=knowledge_base, language="en")
     assert len(learned.case_aliases) == 0
     assert learned.case_evidence_of(np.array([0, 1])).tolist() == [0, 0]
 
@@ -119,7 +121,7 @@ def test_the_case_of_texts_is_learned_as_log_odds(knowledge_base):
         "Paris and turkey in May",
         "Anna is free in May",
     ]
-    learned = count_aliases(texts, knowledge_base=knowledge_base, language="en")
+    learned = learn_statistics(texts, knowledge_base=knowledge_base, language="en")
     aliases = open_knowledge_base(knowledge_base).aliases
     found = learned.case_evidence_of(np.array([aliases["free"], aliases["octopus"], aliases["turkey"]]))
     assert found == pytest.approx([math.log(1 / 2), 0, math.log(3 / 2)])
@@ -129,7 +131,7 @@ def test_an_alias_in_capitals_and_one_that_is_not_the_name_need_more_to_be_meant
     entities = [("Q1", "HEAD", "maker of rackets", [], 9), ("Q2", "Head", "maker of skis", ["Brio"], 9)]
     source = write_entities(tmp_path / "entities.jsonl", entities)
     folder = str(build_knowledge_base(KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)))
-    write_text_statistics(count_aliases([], knowledge_base=folder, language="en"), tmp_path / "statistics.npz")
+    write_text_statistics(learn_statistics([], knowledge_base=folder, language="en"), tmp_path / "statistics.npz")
     batch = recognize_mentions({"alt_text": ["head", "brio", "HEAD"]}, knowledge_base=folder)
     weights = LinkWeights(lower_in_lower=0, coverage=0).without("coherence", "description", "context")
     options = {"knowledge_base": folder, "statistics": str(tmp_path / "statistics.npz"), "weights": weights}

@@ -1,5 +1,5 @@
 from data_scripts.knowledge_base.store import open_knowledge_base
-from data_scripts.linking.statistics import count_aliases
+from data_scripts.linking.statistics import learn_statistics
 
 
 NAMES = ["octopus", "apple", "cherry", "red panda", "maldives", "coke", "hot spring", "são paulo"]
@@ -7,7 +7,7 @@ NAMES = ["octopus", "apple", "cherry", "red panda", "maldives", "coke", "hot spr
 
 def boilerplate(texts, knowledge_base, **options):
     kb = open_knowledge_base(knowledge_base)
-    statistics = count_aliases(texts, knowledge_base=knowledge_base, language="en", **options)
+    statistics = learn_statistics(texts, knowledge_base=knowledge_base, language="en", **options)
     return [kb.aliases.restore_key(alias) for alias in statistics.boilerplate]
 
 
