@@ -33,7 +33,7 @@ ROWS_PER_WRITE = 10_000
 
 
 def build_sample_knowledge_base(folder: Path) -> str:
-    """Builds the sample's knowledge base of 27,906 entities; returns its folder."""
+    """Builds the sample's knowledge base of 27,903 entities; returns its folder."""
     source = KnowledgeBaseArguments("sample_data/entities.jsonl.gz", str(folder / "kb"), exclusions=None)
     return str(build_knowledge_base(source))
 
