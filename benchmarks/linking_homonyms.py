@@ -23,7 +23,7 @@ from benchmarks.evaluation_record import write_record
 from benchmarks.generated_wikidata import SYLLABLES, read_sample_entities, read_sample_texts
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.linking.recognize_mentions import recognize_mentions
-from data_scripts.linking.statistics import count_aliases, write_text_statistics
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 
 
 # The sources of the sample's things and countries; its brands are homonyms already.
@@ -62,7 +62,7 @@ def measure_homonyms(folder: Path, num_homonyms: int) -> dict[str, dict[str, flo
         build_knowledge_base(KnowledgeBaseArguments(str(source), str(folder / "kb"), exclusions=None))
     )
     statistics = folder / "statistics.npz"
-    learned = count_aliases(read_pairs("train")[0], knowledge_base=knowledge_base, language="en")
+    learned = learn_statistics(read_pairs("train")[0], knowledge_base=knowledge_base, language="en")
     write_text_statistics(learned, statistics)
     texts, gold = map(list.__add__, read_pairs("validation"), read_pairs("test"))
     measured = {}

@@ -4,10 +4,10 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property, partial
+from itertools import takewhile
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ from tqdm import tqdm
 from data_scripts.engine.job_array import ALONE, JobArray
 from data_scripts.engine.jobs import Group, Job, Result, Steps, run_group
 from data_scripts.engine.row_counts import MIN_ROWS_TO_JUDGE, Totals, check_readable
+from data_scripts.engine.stop_signals import StopSignals
+from data_scripts.engine.workers import Workers
 
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,11 @@ Item = TypeVar("Item")
 
 
 class Engine:
-    """How to run; a context that ends its workers.
+    """How to run; a context that ends its workers, and in which a first signal to stop lets what is at work finish.
 
     Args:
         kind: `local` or `ray`.
-        num_processes: Workers of `local`, kept from phase to phase; with 1 there is no other process.
+        num_processes: Workers of `local`, kept from job to job; with 1 there is no other process.
         num_threads: Threads a worker's PyTorch may use; the same everywhere, or sums would round differently.
         preload: Modules that workers need; imported once, and their memory shared, where the system can fork.
     """
@@ -41,51 +43,69 @@ class Engine:
         self.num_processes = num_processes
         self.num_threads = num_threads
         self.preload = tuple(preload)
-        self._pools: dict[int, ProcessPoolExecutor] = {}
+        self.signals = StopSignals()
+        self._pools: dict[int, Workers] = {}
         self._joined_cluster = False
 
     def __enter__(self) -> "Engine":
         if self.kind == "local" and self.num_processes > 1 and self.context.get_start_method() == "forkserver":
             # Its imports take seconds, in which this process plans.
             forkserver.ensure_running()
+        self.signals.listen()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        for workers in self._pools.values():
+            workers.close()
         self._pools = {}
+        self.signals.leave()
         if self._joined_cluster:
             from data_scripts.engine.ray_engine import leave_cluster
 
             leave_cluster()
             self._joined_cluster = False
 
-    def run(self, function: Callable[[Item], Any], items: Sequence[Item], *, uses_gpu: bool = False) -> Iterator[Any]:
+    def run(
+        self,
+        function: Callable[[Item], Any],
+        items: Iterable[Item],
+        *,
+        name_of: Callable[[Item], str] = str,
+        uses_gpu: bool = False,
+    ) -> Iterator[Any]:
         """Calls a function on every item, in any order; yields the results.
 
+        Args:
+            items: Taken one at a time, when there is room for it.
+            name_of: Of an item, for messages.
+
         Raises:
-            RuntimeError: If a worker died.
+            ChildProcessError: If a worker died.
+            KeyboardInterrupt, SystemExit: After a signal to stop, when what was at work is done.
             Exception: The first one that an item raised.
         """
         task = partial(run_limited, function, num_threads=self.num_threads)
+        is_small = isinstance(items, Sequence) and len(items) < 2
         if self.kind == "ray":
             from data_scripts.engine.ray_engine import join_cluster, run_on_ray
 
             self._joined_cluster |= join_cluster()
             yield from run_on_ray(task, items, uses_gpu=uses_gpu)
-        elif self.num_processes > 1 and len(items) > 1:
-            yield from self.run_in_pool(task, items, pool=self.pool(uses_gpu=uses_gpu))
-        else:
-            for item in items:
-                yield task(item)
+            return
+        with self.signals.held_back():
+            if self.num_processes > 1 and not is_small:
+                workers = self.workers(uses_gpu=uses_gpu)
+                yield from workers.run(task, items, name_of=name_of, is_stopped=self.signals.came)
+            else:
+                yield from map(task, takewhile(lambda _: not self.signals.came(), items))
 
-    def pool(self, *, uses_gpu: bool) -> ProcessPoolExecutor:
+    def workers(self, *, uses_gpu: bool) -> Workers:
         """The worker processes; where each shall have a GPU, no more of them than there are GPUs, if there are any."""
         torch = sys.modules.get("torch")
         num_gpus = torch.cuda.device_count() if uses_gpu and torch is not None else 0
         size = min(self.num_processes, num_gpus) if num_gpus else self.num_processes
         if size not in self._pools:
-            self._pools[size] = ProcessPoolExecutor(size, mp_context=self.context)
+            self._pools[size] = Workers(size, self.context)
         return self._pools[size]
 
     @cached_property
@@ -96,23 +116,6 @@ class Engine:
         if method == "forkserver":
             context.set_forkserver_preload(list(self.preload))
         return context
-
-    def run_in_pool(
-        self, task: Callable[[Item], Any], items: Sequence[Item], *, pool: ProcessPoolExecutor
-    ) -> Iterator[Any]:
-        """Calls a function on every item in worker processes."""
-        futures = [pool.submit(task, item) for item in items]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process died, most often for want of memory. Give fewer --num_processes or a smaller "
-                "--batch_size and run again; finished shards stay."
-            ) from None
-        finally:
-            # What waits is given up; what is at work is finished and committed, so that an error loses nothing.
-            wait([future for future in futures if not future.cancel()])
 
 
 def run_steps(steps: Steps[Result], *, engine: Engine, array: JobArray = ALONE) -> Result | None:
@@ -152,11 +155,17 @@ def run_job(job: Job, groups: Sequence[Group], *, engine: Engine) -> None:
     if len(pending) < len(groups):
         logger.info("%s: %d of %d parts are already there", job.name, len(groups) - len(pending), len(groups))
     totals = Totals(job.stages)
-    done = engine.run(partial(run_group, job), pending, uses_gpu=job.uses_gpu)
-    for manifests in tqdm(done, total=len(pending), desc=job.name, unit="part", delay=SILENT_SECONDS):
-        for manifest in manifests:
-            totals.add(manifest)
-        check_readable(job, totals, min_rows=MIN_ROWS_TO_JUDGE)
+    run = engine.run(partial(run_group, job), pending, name_of=partial(group_name, job), uses_gpu=job.uses_gpu)
+    with closing(run) as done:
+        for manifests in tqdm(done, total=len(pending), desc=job.name, unit="part", delay=SILENT_SECONDS):
+            for manifest in manifests:
+                totals.add(manifest)
+            check_readable(job, totals, min_rows=MIN_ROWS_TO_JUDGE)
+
+
+def group_name(job: Job, group: Group) -> str:
+    """What a worker is at, for people."""
+    return f"{', '.join(item.name for item in group)} of {job.name}"
 
 
 def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> Any:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from data_scripts.engine.workers import MEMORY
+
 
 logger = logging.getLogger(__name__)
 # After so long without a finished task the log says so: a cluster may be busy, or too small for the task.
@@ -67,6 +69,8 @@ def run_on_ray(function: Callable[[Item], Any], items: Sequence[Item], *, uses_g
                 (result,) = ray.get(finished)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
+                raise ChildProcessError(f"a worker of the cluster died ({error}). {MEMORY}") from None
             yield result
     finally:
         for task in waiting:

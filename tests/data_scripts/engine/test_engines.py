@@ -2,6 +2,8 @@ import dataclasses
 import errno
 import json
 import os
+import signal
+import time
 from functools import partial
 
 import pyarrow as pa
@@ -119,15 +121,20 @@ def test_an_error_in_a_shard_comes_out_and_the_other_shards_stay(num_processes, 
 
 
 @pytest.mark.timeout(30)
-def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path):
+def test_a_worker_that_dies_is_named_with_its_shard_at_once(tmp_path):
     job = make_job(tmp_path, Step("die", die_on_shard_two))
-    with Engine(num_processes=2) as engine, pytest.raises(RuntimeError, match="a worker process died"):
-        run_job(job, GROUPS, engine=engine)
+    with Engine(num_processes=2) as engine:
+        list(engine.run(abs, range(4)))  # Starts the workers.
+        started = time.monotonic()
+        with pytest.raises(ChildProcessError, match=r"worker at 000002 of numbers died \(SIGKILL\).*more memory"):
+            run_job(job, GROUPS, engine=engine)
+    assert time.monotonic() - started < 10
+    assert job.manifest(SHARDS[2]) is None
 
 
 def die_on_shard_two(batch):
     if batch["number"][0] == 20:
-        os._exit(9)
+        os.kill(os.getpid(), signal.SIGKILL)  # As the system does for want of memory.
     return batch
 
 
@@ -242,8 +249,8 @@ def test_small_shards_are_joined_and_large_ones_stand_alone(tmp_path):
 def test_workers_that_want_a_gpu_are_no_more_than_there_are(num_gpus, expected, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: num_gpus)
     with Engine(num_processes=5) as engine:
-        assert engine.pool(uses_gpu=True)._max_workers == expected
-        assert engine.pool(uses_gpu=False)._max_workers == 5
+        assert len(engine.workers(uses_gpu=True).processes) == expected
+        assert len(engine.workers(uses_gpu=False).processes) == 5
 
 
 def read_damaged(shard):
