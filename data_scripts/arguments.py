@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 DISAMBIGUATIONS = ("text", "image", "both")
 POSITIVE = (
     ("source", "rows_per_shard"),
+    ("source", "limit"),
     ("filter", "batch_size"),
     ("filter", "image_size"),
     ("label", "min_images_per_entity"),
@@ -35,6 +36,7 @@ class SourceArguments:
     hub_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     hub_split: str = field(default="train", metadata={"help": "Split of a data set on the Hub."})
     hub_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
+    limit: int | None = field(default=None, metadata={"help": "Build from so many first rows, to try settings."})
     streaming: bool = field(default=False, metadata={"help": "Read a data set on the Hub without downloading it."})
 
 
@@ -161,7 +163,7 @@ class BuildArguments:
             raise ValueError("restart_from deletes the work of all tasks: give it once, without shard_index")
         for part, name in POSITIVE:
             value = getattr(getattr(self, part), name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         thresholds = self.numbers_by_type("min_similarity_by_type")
         fractions = self.numbers_by_type("keep_fraction_by_type")
@@ -188,7 +190,7 @@ class BuildArguments:
         """Everything the output of the text phase depends on, files aside."""
         source = asdict(self.source)
         link = asdict(self.link)
-        for name in ("pairs", "image_column", "image_root"):
+        for name in ("pairs", "limit", "image_column", "image_root"):  # The plan says what of `pairs` is read.
             source.pop(name)
         link.pop("knowledge_base")
         # `image` and `both` need the same candidates; they differ in the choice alone.

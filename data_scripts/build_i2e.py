@@ -32,14 +32,16 @@ from data_scripts.arguments import (
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.engine.engines import Engine, run_job, run_steps
 from data_scripts.engine.files import hash_settings, remove_siblings
+from data_scripts.engine.folder_lock import hold_folder
 from data_scripts.engine.jobs import Group, Job, Part, Steps, one_by_one, single
 from data_scripts.engine.row_counts import Totals, check_readable, log_stages, sum_manifests
 from data_scripts.finish_build import finish_build
 from data_scripts.images.embed_entities import embed_entities
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.statistics import learn_statistics, write_text_statistics
-from data_scripts.phases import Build, link_job, score_groups, score_job
+from data_scripts.phases import Build, check_models, link_job, score_groups, score_job
 from data_scripts.report.card import BuildResult
+from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import keep_column_types, plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
@@ -84,10 +86,11 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     options = {"num_processes": args.run.num_processes, "num_threads": args.run.num_threads}
     with Engine(args.run.engine, **options, preload=["data_scripts.phases"]) as engine:
         build = plan_build(args)
-        check_directory(build)
-        # Every task needs the statistics at once and makes the same, so none waits for another's.
-        run_job(statistics_job(build), single([STATISTICS]), engine=engine)
-        return run_steps(build_steps(build), engine=engine, array=build.array)
+        with hold_folder(build.output_dir, build.array):
+            check_directory(build)
+            # Every task needs the statistics at once and makes the same, so none waits for another's.
+            run_job(statistics_job(build), single([STATISTICS]), engine=engine)
+            return run_steps(build_steps(build), engine=engine, array=build.array)
 
 
 def build_steps(build: Build) -> Steps[BuildResult | None]:
@@ -101,8 +104,9 @@ def build_steps(build: Build) -> Steps[BuildResult | None]:
 def plan_build(args: BuildArguments) -> Build:
     """Cuts the source into shards and opens or builds the knowledge base."""
     source = args.source
-    shards = plan_shards(source)
+    shards = limit_shards(plan_shards(source), source)
     keep_columns = keep_column_types(shards[0], source.keep_columns)
+    check_models(args)
     folder = args.link.knowledge_base
     if Path(folder).is_file():
         if args.run.num_shards > 1:
@@ -145,7 +149,7 @@ def check_directory(build: Build) -> None:
             for name in found[phase].keys() | build.settings[phase].keys()
             if found[phase].get(name) != build.settings[phase].get(name)
         )
-        if changed and phase not in redone:
+        if changed and phase not in redone and is_begun(build, phase):
             raise ValueError(
                 f"{build.output_dir} was built with other settings: {', '.join(changed)} changed. Choose another "
                 f"--output_dir, or redo what depends on them with --restart_from {phase}."
@@ -153,6 +157,11 @@ def check_directory(build: Build) -> None:
     if found is not None and found["label_entities"] != build.settings["label_entities"]:
         logger.info("threshold, counts or split changed: labelling again from the stored similarities")
     write_json(path, build.settings)
+
+
+def is_begun(build: Build, phase: str) -> bool:
+    """Whether anything of a phase is committed; settings that failed before that may be corrected."""
+    return any((build.stages_dir / phase).glob("*.json"))
 
 
 def statistics_job(build: Build) -> Job:

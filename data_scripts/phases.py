@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import spacy
 import torch
+from transformers import AutoConfig
 
 from data_scripts.arguments import BuildArguments, SourceArguments
 from data_scripts.engine.files import hash_file, hash_settings
@@ -85,7 +87,7 @@ class Build:
     @cached_property
     def settings(self) -> dict[str, dict[str, object]]:
         """What each phase depends on beyond the phase before it; files stand for their content."""
-        source = [[shard.path.rpartition("/")[2], shard.start, shard.stop, shard.fingerprint] for shard in self.shards]
+        source = [plan_entry(shard) for shard in self.shards]
         return {
             "link_entities": self.args.link_settings()
             | {
@@ -109,6 +111,12 @@ class Build:
         return self.config_hash("label_entities")[:16]
 
 
+def plan_entry(shard: Shard) -> list[object]:
+    """What the rows of a shard depend on, wherever its file lies."""
+    entry = [shard.path.rpartition("/")[2], shard.start, shard.stop, shard.fingerprint]
+    return entry if shard.max_rows is None else [*entry, shard.max_rows]
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide about bytes."""
     return {name: version(name) for name in LIBRARIES}
@@ -125,6 +133,27 @@ def fingerprint_model(name: str) -> str:
 
     path = cached_file(name, "config.json")
     return f"{name}@{Path(path).parent.name}"
+
+
+def check_models(args: BuildArguments) -> None:
+    """Looks for the models before any work is done.
+
+    Raises:
+        ValueError: If one is not there, or could not be opened safely.
+    """
+    name, folder = args.filter.filter_model, Path(args.filter.filter_model)
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"filter_model {name} is no folder of a model, and none on the Hub: {reason}") from None
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"filter_model {name} has no weights as safetensors; others are never opened")
+    spacy_model = args.link.spacy_model
+    if spacy_model is not None and not (spacy.util.is_package(spacy_model) or Path(spacy_model).exists()):
+        raise ValueError(
+            f"spacy_model {spacy_model} is not installed; `python -m spacy download {spacy_model}` gets spaCy's own"
+        )
 
 
 def link_job(build: Build) -> Job:

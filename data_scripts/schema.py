@@ -27,6 +27,7 @@ class Shard:
         stop: One past the last row or byte; None reads to the end.
         fingerprint: Stands for the content of the file.
         options: What else the reader of the format needs, as JSON can say it.
+        max_rows: Rows after the first so many are left out.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Shard:
     stop: int | None = None
     fingerprint: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    max_rows: int | None = None
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """SIGINT (Ctrl-C) and SIGTERM (a batch system): the first is held back while items are at work, the next is not."""
+    """SIGINT (Ctrl-C) and SIGTERM (a batch system); the first is held back while items are at work, a second not."""
 
     def __init__(self) -> None:
         self._number: int | None = None

@@ -87,7 +87,7 @@ def embed_images(prepared: Sequence[dict[str, torch.Tensor]], *, filter_model: s
     """Unit vectors of images that `prepare_image` has prepared, float32 [len(prepared), D]."""
     loaded = open_filter_model(filter_model)
     inputs = {name: torch.stack([image[name] for image in prepared]) for name in prepared[0]}
-    return unit_vectors(loaded.model.get_image_features(**loaded.move(inputs)))
+    return unit_vectors(loaded.model.get_image_features(**loaded.move(inputs)), filter_model)
 
 
 @torch.inference_mode()
@@ -99,11 +99,18 @@ def embed_texts(texts: Sequence[str], *, filter_model: str) -> np.ndarray:
     options = {"padding": padding, "truncation": True, "max_length": loaded.max_text_length}
     inputs = loaded.processor(text=list(texts), return_tensors="pt", **options)
     inputs = {name: inputs[name] for name in TEXT_INPUTS if name in inputs}
-    return unit_vectors(loaded.model.get_text_features(**loaded.move(inputs)))
+    return unit_vectors(loaded.model.get_text_features(**loaded.move(inputs)), filter_model)
 
 
-def unit_vectors(features: Any) -> np.ndarray:
-    """Projected features of `get_image_features` or `get_text_features` as unit vectors, float32 [B, D]."""
+def unit_vectors(features: Any, filter_model: str) -> np.ndarray:
+    """Projected features of `get_image_features` or `get_text_features` as unit vectors, float32 [B, D].
+
+    Raises:
+        ValueError: If one is not finite: every comparison with it would be false, and drop its image in silence.
+    """
     # transformers 5 returns an output, earlier ones and some custom models the tensor itself.
     tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
-    return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu().numpy()
+    vectors = torch.nn.functional.normalize(tensor.float(), dim=-1).cpu().numpy()
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"filter_model {filter_model} answers NaN or infinity; its weights are damaged")
+    return vectors

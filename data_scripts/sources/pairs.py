@@ -5,7 +5,8 @@ and opens no image; the image phase asks for the images of the rows that are lef
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def read_pairs(shard: Shard, *, source: SourceArguments, batch_size: int = 1000)
     id_column, text_column, limit = source.image_id_column, source.alt_text_column, source.max_text_length
     wanted = [name for name in (id_column, text_column, *source.keep_columns) if name is not None]
     read = READERS[shard.format]
-    for rows, table in read(shard, names=list(dict.fromkeys(wanted)), batch_size=batch_size, rows=None):
+    batches = read(shard, names=list(dict.fromkeys(wanted)), batch_size=batch_size, rows=None)
+    for rows, table in batches if shard.max_rows is None else first_rows(batches, shard.max_rows):
         batch: Batch = {"image_id": [default_image_id(shard, row) for row in rows], "row": rows}
         if id_column is not None:
             ids = zip(table[id_column], batch["image_id"], strict=True)
@@ -43,6 +45,16 @@ def read_pairs(shard: Shard, *, source: SourceArguments, batch_size: int = 1000)
         batch |= {name: table[name] for name in source.keep_columns}
         batch[NOTE] = ["text cut short" if len(text) > limit else None for text in texts]
         yield batch
+
+
+def first_rows(batches: Iterable[tuple[list[int], Batch]], max_rows: int) -> Iterator[tuple[list[int], Batch]]:
+    """The batches up to a row, and no more of them than it takes."""
+    for rows, table in batches:
+        number = bisect_left(rows, max_rows)
+        if number:
+            yield rows[:number], {name: column[:number] for name, column in table.items()}
+        if rows[-1] + 1 >= max_rows:
+            return
 
 
 def read_images(shard: Shard, *, source: SourceArguments, rows: Sequence[int]) -> Iterator[tuple[int, bytes | str]]:

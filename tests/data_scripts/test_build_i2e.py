@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_build import (
     BAD_IMAGES,
+    ENTITIES,
     NOISE,
     encode,
     error_of,
@@ -15,9 +17,13 @@ from tiny_build import (
     write_pairs,
     write_tar,
 )
+from transformers import CLIPModel
 
 from data_scripts.arguments import STAGES
 from data_scripts.build_i2e import main
+from data_scripts.engine.folder_lock import hold_folder
+from data_scripts.engine.job_array import JobArray
+from data_scripts.images.filter_model import open_filter_model
 
 
 def test_pairs_become_a_data_set_that_datasets_opens(recipe, tmp_path):
@@ -249,7 +255,7 @@ def test_more_workers_than_shards_is_no_mistake(recipe, tmp_path):
     assert len(list((tmp_path / "i2e" / "data").iterdir())) == 1
 
 
-def test_weights_as_pickle_are_never_opened(recipe, tmp_path, clip):
+def test_weights_as_pickle_are_never_opened(recipe, tmp_path, clip, capsys):
     """A model folder whose only weights are a pickle that would run code."""
     folder = tmp_path / "pickled"
     folder.mkdir()
@@ -257,8 +263,9 @@ def test_weights_as_pickle_are_never_opened(recipe, tmp_path, clip):
         (folder / path.name).write_bytes(path.read_bytes())
     flag = tmp_path / "code ran"
     (folder / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch \"{flag}\"'\ntR.".encode())
+    assert "has no weights as safetensors" in error_of(capsys, recipe(filter_model=folder))
     with pytest.raises(OSError, match="safetensors"):
-        main(recipe(filter_model=folder))
+        open_filter_model(str(folder))
     assert not flag.exists()
 
 
@@ -358,3 +365,63 @@ def test_thresholds_by_type_that_cannot_be_meant_are_refused(recipe, capsys):
     assert "fractions in (0, 1]" in error_of(capsys, recipe(keep_fraction_by_type='{"Q5": 2}'))
     both = {"keep_fraction_by_type": '{"Q5": 0.2}', "min_similarity_by_type": '{"Q5": 0.2}'}
     assert "both name Q5" in error_of(capsys, recipe(**both))
+
+
+def test_a_limit_builds_from_the_first_rows_and_is_another_build(recipe, tmp_path, capsys):
+    main(recipe(limit=20))
+    data = datasets.load_dataset(str(tmp_path / "i2e"), split="train")
+    assert data["image_id"] == [f"image-{row:03d}" for row in range(20) if row % 6 != 5]
+    assert "pairs changed" in error_of(capsys, recipe())
+
+
+MISSING = [
+    ({"filter_model": "nowhere/clip"}, "filter_model nowhere/clip is no folder of a model"),
+    ({"spacy_model": "xx_none"}, "spacy_model xx_none is not installed"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), MISSING)
+def test_a_missing_model_is_named_before_any_work(settings, message, recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert message in error_of(capsys, recipe(**settings))
+    assert not (tmp_path / "i2e").exists()
+
+
+def test_settings_that_failed_before_anything_was_done_can_be_corrected(recipe, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("data_scripts.phases.recognize_mentions", fail)
+        main(recipe(max_text_length=9))
+    main(recipe())
+    assert "max_text_length changed" in error_of(capsys, recipe(max_text_length=9))
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError
+
+
+def test_a_filter_model_that_answers_nan_is_called_that(recipe, tmp_path, clip, capsys):
+    model = CLIPModel.from_pretrained(clip)
+    model.visual_projection.weight.data[0] = float("nan")
+    folder = shutil.copytree(clip, tmp_path / "damaged")
+    model.save_pretrained(folder)
+    assert f"filter_model {folder} answers NaN" in error_of(capsys, recipe(filter_model=folder))
+
+
+def test_a_second_run_in_one_folder_says_so_and_ends(recipe, tmp_path, capsys):
+    with hold_folder(tmp_path / "i2e"):
+        assert "another run is at work in" in error_of(capsys, recipe())
+        assert "another run is at work in" in error_of(capsys, recipe(num_shards=2, shard_index=0))
+    with hold_folder(tmp_path / "i2e", JobArray(2, 1)):
+        assert "another run is at work in" in error_of(capsys, recipe(num_shards=2, shard_index=1))
+        assert "another run is at work in" in error_of(capsys, recipe())
+        main(recipe(num_shards=2, shard_index=0))
+    assert list((tmp_path / "i2e" / "stages" / "link_entities").glob("*.json"))
+
+
+def test_another_knowledge_base_in_the_same_folder_is_refused(recipe, tmp_path, capsys):
+    main(recipe())
+    before = read_build(tmp_path / "i2e")
+    others = [("Q1", "octopus", "another description", [], 50), *ENTITIES[1:]]
+    source = write_entities(tmp_path / "entities.jsonl", others)
+    assert "knowledge_base changed" in error_of(capsys, recipe(knowledge_base=source, num_processes=1))
+    assert read_build(tmp_path / "i2e") == before

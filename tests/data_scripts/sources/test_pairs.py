@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import datasets
 import pyarrow.parquet as pq
@@ -7,6 +8,7 @@ import pytest
 from tiny_build import write_tar
 
 from data_scripts.arguments import SourceArguments
+from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_images, read_pairs
 from data_scripts.sources.plan import plan_shards
 
@@ -106,6 +108,15 @@ def test_every_format_gives_the_images_of_the_rows_asked_for(write, folder):
 @pytest.mark.parametrize("write", SOURCES[:4])
 def test_shards_have_the_rows_that_were_asked_for(write, folder):
     assert [len(read_all([shard])) for shard in plan(write(folder))] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("write", SOURCES)
+@pytest.mark.parametrize("limit", [1, 4, 7, 10, 99])
+def test_a_limit_takes_the_first_rows(limit, write, folder):
+    source = replace(SOURCE, limit=limit)
+    shards = limit_shards(plan(write(folder)), source)
+    assert [row["image_id"] for row in read_all(shards)] == [f"id-{row}" for row in range(min(limit, 10))]
+    assert len(shards) == (1 if write is write_webdataset else -(-min(limit, 10) // 4))
 
 
 def test_an_image_folder_with_metadata_is_a_source(folder):
