@@ -44,7 +44,7 @@ def finish_build(build: Build, totals: Totals) -> Steps[BuildResult | None]:
         logger.info("the data are written; task 0 of the array writes entities, card and report")
         return None
     write_entities(summary.entities, build.output_dir / "entities.parquet", build_id=build.build_id)
-    remove_temporary_files(build.output_dir / "data", build.stages_dir)
+    remove_temporary_files(build.output_dir)
     last = sum_manifests(filtering, build.shards)
     last.join(summary.totals)
     log_stages(last, seconds=time.perf_counter() - started)

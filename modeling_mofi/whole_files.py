@@ -59,8 +59,7 @@ def try_read_json(path: str | os.PathLike) -> Any | None:
         return None
 
 
-def remove_temporary_files(*folders: Path) -> None:
-    """Removes what killed processes left half written in some folders and below them; no one may write there now."""
-    for folder in folders:
-        for path in folder.rglob(f"*{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder and below it; no one may write there now."""
+    for path in folder.rglob(f"*{TEMPORARY}????????"):
+        path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import time
 import pytest
 from tiny_build import BAD_IMAGES, error_of, make_pairs, read_build, write_pairs
 
+from benchmarks.data_kills import kill_builds
 from data_scripts.build_i2e import main
 from data_scripts.images.filter_model import embed_images
 
@@ -123,6 +124,30 @@ def test_killed_at_twenty_random_moments_and_run_again_gives_the_same_bytes(reci
                 shutil.rmtree(folder)
         main(recipe(output_dir=folder))
         assert read_build(folder) == expected
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_command_with_two_processes_leaves_no_process_and_goes_on_to_the_same_bytes(recipe, tmp_path):
+    flags = recipe(output_dir=None, num_processes=2, rows_per_shard=4)
+    result = kill_builds(flags, tmp_path, num_kills=2, kills_per_build=2)
+    assert result["kills"] == {"SIGKILL": 1, "SIGTERM": 1}
+    assert result["builds_with_the_same_bytes"] == result["builds"] == 1
+    assert (result["processes_left"], result["temporary_files_left"]) == (0, 0)
+    assert max(result["longest_seconds_to_the_end_of_all_processes"].values()) < 10
+
+
+LEFT = ("README.md", "data/train-00000-of-00001.parquet", "stages/link_entities/000000.parquet", "stages/x/y/z.npy")
+
+
+def test_what_killed_builds_left_half_written_is_removed(recipe, tmp_path):
+    main(recipe())
+    for name in LEFT:
+        path = tmp_path / "i2e" / f"{name}.tmp.0123abcd"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    main(recipe())
+    assert not list(tmp_path.rglob("*.tmp.*"))
+    assert (tmp_path / "i2e" / "data" / "train-00000-of-00001.parquet").is_file()
 
 
 AT_ONCE = [
