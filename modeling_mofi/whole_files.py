@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 # In the name of every file that is being written: what a killed process leaves behind can be told by it.
 TEMPORARY = ".tmp."
@@ -18,21 +20,38 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the same folder; it takes the place of `path` if the block ends well.
 
     Raises:
-        OSError: As the block raised it, with the path that could not be written in its message.
+        OSError: With the path, if it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        # Renaming alone may outlive a crash that the content does not.
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        with failures_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            # Renaming alone may outlive a crash that the content does not.
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def failures_named(path: str | os.PathLike) -> Iterator[None]:
+    """Names a file or folder in the error if it cannot be written: the disk may be full. Errors of others pass.
+
+    Raises:
+        OSError: With the path and the reason; safetensors has an error of its own, without a path.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        names = [str(name) for key in ("filename", "filename2") if (name := getattr(error, key, None)) is not None]
+        is_ours = not names or any(name.startswith(str(path)) for name in names)
+        if not is_ours or "cannot write" in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(getattr(error, "errno", None), f"cannot write {path}: {reason}") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,7 +1,10 @@
 """Tiny models, tokenizers and data sets, made in place; nothing here touches the network or the user's caches."""
 
 import os
+import resource
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
@@ -44,3 +47,19 @@ def tiny_pairs(tmp_path) -> Path:
 def tiny_i2e(tmp_path) -> Path:
     """Folder of 24 entity-labelled images."""
     return write_i2e(tmp_path / "i2e")
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Lets no file grow beyond some bytes for a while: writing fails in the system itself, as on a full disk."""
+
+    @contextmanager
+    def limit(num_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

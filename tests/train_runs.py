@@ -127,7 +127,8 @@ def kill_after(num_steps: int) -> None:
 
 def cut(path: str, size: int) -> None:
     def limit(event: str, details: tuple[Any, ...]) -> None:
-        if event == "open" and str(details[0]) == path and "w" in str(details[1]):
+        # A file that is written whole has another name meanwhile, which begins with its own.
+        if event == "open" and str(details[0]).partition(".tmp.")[0] == path and "w" in str(details[1]):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and would raise an error instead.

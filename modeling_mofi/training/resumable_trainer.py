@@ -16,7 +16,7 @@ from ..distributed_mofi import wait_for_all
 from ..hub.publishing import make_repository, publish_checkpoint
 from ..modeling_mofi import MofiModel
 from ..pretraining import MofiForPreTraining
-from ..whole_files import try_read_json, write_text
+from ..whole_files import failures_named, remove_temporary_files, try_read_json, write_text
 from .arguments import MofiTrainingArguments
 from .checkpoint import (
     STATE_NAME,
@@ -96,8 +96,10 @@ class ResumableTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             (folder / STATE_NAME).unlink(missing_ok=True)  # One that is written again is incomplete until the end.
+            remove_temporary_files(folder)
         wait_for_all()
-        super()._save_checkpoint(model, trial)
+        with failures_named(folder):
+            super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the model with its head and processor, however it is wrapped; every process must call this."""

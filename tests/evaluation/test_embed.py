@@ -73,6 +73,14 @@ def test_an_interrupted_run_continues_after_its_last_part(counting, colors_file,
     assert torch.equal(resumed.features, pixels(images).features)
 
 
+def test_a_full_disk_names_the_path_and_the_next_run_embeds_it(counting, colors_file, small_parts, full_disk):
+    images = open_images(colors_file)
+    with full_disk(2000), pytest.raises(OSError, match=r"cannot write .*rows-000000000-000000005\.safetensors"):
+        counting(images)
+    assert not list(counting.cache_dir.rglob("*rows-*"))
+    assert len(counting(images).rows) == 12
+
+
 def test_a_half_written_part_is_not_read(counting, colors_file, small_parts):
     images = open_images(colors_file)
     expected = counting(images).features

@@ -2,6 +2,8 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from modeling_mofi.whole_files import (
     read_json,
@@ -46,6 +48,22 @@ def test_the_content_is_on_disk_before_the_name(tmp_path, monkeypatch):
 def test_a_full_disk_names_the_path(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*file\.txt: No space left"), write_whole(tmp_path / "file.txt"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_real_full_disk_names_the_path_whoever_writes(tmp_path, full_disk):
+    tensors = {"rows": torch.zeros(1000)}
+    with full_disk(100), pytest.raises(OSError, match=r"cannot write .*a\.json"):
+        write_json(tmp_path / "a.json", "x" * 1000)
+    with full_disk(100), pytest.raises(OSError, match=r"cannot write .*a\.safetensors"):  # noqa: SIM117
+        with write_whole(tmp_path / "a.safetensors") as temporary:
+            save_file(tensors, temporary)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_another_file_is_not_said_to_be_of_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="source") as caught, write_whole(tmp_path / "file.txt"):
+        (tmp_path / "source").read_text()
+    assert "cannot write" not in str(caught.value)
 
 
 def test_equal_contents_are_equal_bytes(tmp_path):
