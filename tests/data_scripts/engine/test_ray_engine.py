@@ -1,4 +1,4 @@
-"""Builds on Ray: `make test-ray`, which installs it; skipped where it is not."""
+"""Builds on Ray."""
 
 import os
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from tiny_build import read_build
 
 from data_scripts.build_i2e import main
@@ -17,7 +18,6 @@ from data_scripts.engine.stages import Stages, Step, stages_job
 from data_scripts.schema import Shard
 
 
-ray = pytest.importorskip("ray", reason="`make test-ray` installs Ray and runs these")
 pytestmark = pytest.mark.timeout(600)  # Starting a cluster takes seconds on an idle machine, minutes on a busy one.
 FOLDER = Path(__file__).parent
 SHARDS = [Shard(index, "test", f"source-{index}") for index in range(6)]
