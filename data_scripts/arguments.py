@@ -30,8 +30,11 @@ class SourceArguments:
     alt_text_column: str = field(default="alt_text", metadata={"help": "The text beside the image."})
     image_id_column: str | None = field(default=None, metadata={"help": "Without it, ids are made from positions."})
     keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns passed through to the data set."})
+    columns: list[str] = field(
+        default_factory=list, metadata={"help": "Names of the columns of CSV or TSV files without a header line."}
+    )
     image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})
-    max_text_length: int = field(default=4096, metadata={"help": "Characters; longer texts are cut."})
+    max_text_length: int = field(default=4096, metadata={"help": "Characters, at most a million; the rest is cut."})
     rows_per_shard: int = field(default=10_000, metadata={"help": "Most rows of a shard; a tar is one shard."})
     hub_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     hub_split: str = field(default="train", metadata={"help": "Split of a data set on the Hub."})

@@ -41,9 +41,10 @@ from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.phases import Build, check_models, link_job, score_groups, score_job
 from data_scripts.report.card import BuildResult
+from data_scripts.sources.keep_columns import keep_column_types
 from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_pairs
-from data_scripts.sources.plan import keep_column_types, plan_shards
+from data_scripts.sources.plan import plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.whole_files import try_read_json, write_json
 
@@ -105,7 +106,7 @@ def plan_build(args: BuildArguments) -> Build:
     """Cuts the source into shards and opens or builds the knowledge base."""
     source = args.source
     shards = limit_shards(plan_shards(source), source)
-    keep_columns = keep_column_types(shards[0], source.keep_columns)
+    keep_columns = keep_column_types(shards, source.keep_columns)
     check_models(args)
     folder = args.link.knowledge_base
     if Path(folder).is_file():

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import datasets
 
 from data_scripts.schema import Batch, Shard
-from data_scripts.sources.parquet import check_columns
+from data_scripts.sources.parquet import to_python
+from data_scripts.sources.records import check_columns
 
 
 def plan_hub(
@@ -39,17 +41,26 @@ def open_dataset(name: str, options: dict[str, Any]) -> datasets.Dataset | datas
 def open_once(name: str, options_json: str) -> datasets.Dataset | datasets.IterableDataset:
     """Opens one split."""
     options = json.loads(options_json)
-    data = datasets.load_dataset(
-        name,
-        options["config_name"],
-        split=options["split"],
-        revision=options["revision"],
-        streaming=options["streaming"],
-    )
+    if is_saved_dataset(name):
+        data = datasets.load_from_disk(name)
+        data = data[options["split"]] if isinstance(data, datasets.DatasetDict) else data
+    else:
+        data = datasets.load_dataset(
+            name,
+            options["config_name"],
+            split=options["split"],
+            revision=options["revision"],
+            streaming=options["streaming"],
+        )
     for column, feature in (data.features or {}).items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(column, datasets.Image(decode=False))
     return data
+
+
+def is_saved_dataset(name: str) -> bool:
+    """Whether a path is a folder of `Dataset.save_to_disk`."""
+    return any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
 def read_hub(
@@ -71,8 +82,8 @@ def read_hub(
     wanted = list(range(shard.stop - shard.start)) if rows is None else rows
     for first in range(0, len(wanted), batch_size):
         positions = wanted[first : first + batch_size]
-        table = data.select([shard.start + position for position in positions])[:]
-        yield positions, {name: table[name] for name in names}
+        table = data.select([shard.start + position for position in positions]).with_format("arrow")[:]
+        yield positions, {name: to_python(table[name]) for name in names}
 
 
 def read_stream(
@@ -81,9 +92,9 @@ def read_stream(
     """Batches of a streaming shard."""
     wanted = None if rows is None else set(rows)
     position = 0
-    for table in data.iter(batch_size=batch_size):
-        size = len(table[names[0]])
-        kept = [i for i in range(size) if wanted is None or position + i in wanted]
+    for table in data.with_format("arrow").iter(batch_size=batch_size):
+        kept = [i for i in range(len(table)) if wanted is None or position + i in wanted]
         if kept:
-            yield [position + i for i in kept], {name: [table[name][i] for i in kept] for name in names}
-        position += size
+            part = table.take(kept)
+            yield [position + i for i in kept], {name: to_python(part[name]) for name in names}
+        position += len(table)

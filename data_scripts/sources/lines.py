@@ -1,148 +1,171 @@
-"""Reads pairs from JSONL or CSV files whose rows name image files, and from image folders with such metadata."""
+"""Reads pairs from JSONL, CSV or TSV files whose rows name image files, and from image folders with such metadata.
 
-import csv
+A row that cannot be read costs itself: its line is counted with a reason, and the next line is read.
+"""
+
 import gzip
+import io
 import itertools
 import json
-from bisect import bisect_left
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from data_scripts.engine.files import fingerprint_file
 from data_scripts.schema import Batch, Shard
-from data_scripts.sources.parquet import check_columns
+from data_scripts.sources.records import Record, batch_records
+from data_scripts.sources.separated import Line, Row, csv_rows, tsv_rows
 
 
-csv.field_size_limit(16_000_000)
+MAX_LINE_BYTES = 16_000_000
+# Not strict: a raw tab or NUL inside a string is cleaned later, as in every other source.
+DECODE = json.JSONDecoder(strict=False).decode
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def plan_lines(paths: list[str], *, rows_per_shard: int) -> list[Shard]:
-    """Cuts files into shards of at most `rows_per_shard` rows; reads each file once to find where rows begin."""
+def plan_lines(paths: list[str], *, rows_per_shard: int, columns: list[str]) -> list[Shard]:
+    """Cuts files into shards of at most `rows_per_shard` rows; reads each file once to find where rows begin.
+
+    Args:
+        columns: Names of the columns of CSV and TSV files that have no header line; empty if they have one.
+
+    Raises:
+        ValueError: If a file is not UTF-8, or compressed and damaged.
+    """
     shards: list[Shard] = []
     for path in paths:
         fingerprint = fingerprint_file(path)
-        header = read_header(path)
-        starts = [offset for row, offset in enumerate(row_offsets(path, header)) if row % rows_per_shard == 0]
-        for start, stop in itertools.zip_longest(starts, starts[1:]):
-            options = {"header": header}
-            shards.append(Shard(len(shards), "lines", path, start, stop, fingerprint, options))
+        options = {"header": read_header(path, columns=columns), "has_header": not columns}
+        rows = iterate_rows(path, header=options["header"], skip_header=not columns)
+        starts = [(row.start, row.number) for position, row in enumerate(rows) if position % rows_per_shard == 0]
+        for (start, number), following in itertools.zip_longest(starts, starts[1:]):
+            stop = None if following is None else following[0]
+            shards.append(Shard(len(shards), "lines", path, start, stop, fingerprint, options | {"line": number}))
     return shards
 
 
 def read_lines(
     shard: Shard, *, names: list[str], batch_size: int, rows: list[int] | None
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Yields row positions within the shard and columns; with `rows` (ascending), those rows alone.
+    """Yields row positions within the shard and columns; with `rows` (ascending), those rows alone."""
+    yield from batch_records(read_records(shard, rows), names=names, batch_size=batch_size)
+
+
+def read_records(shard: Shard, rows: list[int] | None = None) -> Iterator[tuple[int, Record]]:
+    """Rows of a shard with their positions; lines of rows that are not wanted are not parsed."""
+    header = shard.options["header"]
+    parse = parse_json if header is None else partial(parse_fields, header=header)
+    wanted = None if rows is None else set(rows)
+    found = iterate_rows(shard.path, header=header, start=shard.start, number=shard.options["line"])
+    for position, row in enumerate(found):
+        if row.start == shard.stop or (rows is not None and (not rows or position > rows[-1])):
+            return
+        if wanted is None or position in wanted:
+            yield position, parse(row)
+
+
+@contextmanager
+def open_bytes(path: str) -> Iterator[BinaryIO]:
+    """Opens a plain or gzip file.
 
     Raises:
-        ValueError: If a column is missing or a line is not JSON.
+        ValueError: If what is read of a gzip file is damaged or cut short.
     """
-    positions: list[int] = []
-    columns: Batch = {name: [] for name in names}
-    for position, record in enumerate(read_records(shard)):
-        if position == 0:
-            check_columns(names, list(record), path=shard.path)
-        if rows is not None:
-            found = bisect_left(rows, position)
-            if found == len(rows):
-                break
-            if rows[found] != position:
-                continue
-        positions.append(position)
-        for name in names:
-            columns[name].append(record.get(name))
-        if len(positions) == batch_size:
-            yield positions, columns
-            positions, columns = [], {name: [] for name in names}
-    if positions:
-        yield positions, columns
+    try:
+        if path.endswith(".gz"):
+            with gzip.open(path, "rb") as file:
+                yield io.BufferedReader(file, 1 << 20)  # type: ignore[type-var]  # GzipFile reads lines slowly.
+        else:
+            with open(path, "rb") as file:
+                yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); download it again") from None
 
 
-def open_bytes(path: str) -> BinaryIO:
-    """Opens a plain or gzip file."""
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
-
-
-def is_csv(path: str) -> bool:
+def is_separated(path: str) -> bool:
     """Whether a file holds separated values, not JSON lines."""
     return Path(path.removesuffix(".gz")).suffix in (".csv", ".tsv")
 
 
-def read_header(path: str) -> list[str] | None:
-    """Column names of a CSV file; None for JSONL, whose rows carry them."""
-    if not is_csv(path):
-        return None
-    with open_bytes(path) as file:
-        return next(csv.reader(decoded_lines(file), delimiter=delimiter_of(path)), [])
+def is_tsv(path: str) -> bool:
+    """Whether values are separated by tabs, without quoting, as CC3M, CC12M and YFCC are."""
+    return path.removesuffix(".gz").endswith(".tsv")
 
 
-def delimiter_of(path: str) -> str:
-    """Tab for `.tsv`, comma otherwise."""
-    return "\t" if ".tsv" in Path(path).name else ","
-
-
-def decoded_lines(file: BinaryIO) -> Iterator[str]:
-    """Lines as text; what is no UTF-8 becomes U+FFFD, a NUL too, and a byte order mark goes."""
-    for number, line in enumerate(iter(file.readline, b"")):
-        text = line.decode("utf-8", errors="replace").replace("\0", "\ufffd")
-        yield text.removeprefix("\ufeff") if number == 0 else text
-
-
-def row_offsets(path: str, header: list[str] | None) -> Iterator[int]:
-    """The byte at which each row starts; a quoted CSV field may hold line breaks."""
-    with open_bytes(path) as file:
-        if header is None:
-            start = 0
-            for line in iter(file.readline, b""):
-                if line.strip():
-                    yield start
-                start = file.tell()
-            return
-        rows = csv.reader(decoded_lines(file), delimiter=delimiter_of(path))
-        next(rows, None)
-        start = file.tell()
-        for row in rows:
-            if row:
-                yield start
-            start = file.tell()
-
-
-def read_records(shard: Shard) -> Iterator[dict[str, Any]]:
-    """Rows of a shard as dicts."""
-    header = shard.options["header"]
-    with open_bytes(shard.path) as file:
-        file.seek(shard.start)
-        lines = lines_until(file, shard.stop)
-        if header is None:
-            for line in lines:
-                if line.strip():
-                    yield parse_line(line, shard)
-        else:
-            for row in csv.reader(lines, delimiter=delimiter_of(shard.path)):
-                if row:
-                    yield dict(zip(header, row, strict=False))
-
-
-def lines_until(file: BinaryIO, stop: int | None) -> Iterator[str]:
-    """Decoded lines up to a byte."""
-    while stop is None or file.tell() < stop:
-        line = file.readline()
-        if not line:
-            return
-        yield line.decode("utf-8", errors="replace").replace("\0", "\ufffd").removeprefix("\ufeff")
-
-
-def parse_line(line: str, shard: Shard) -> dict[str, Any]:
-    """One JSON line.
+def read_header(path: str, *, columns: list[str]) -> list[str] | None:
+    """Column names of a CSV or TSV file; None for JSONL, whose rows carry them.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If the file is UTF-16.
     """
+    with open_bytes(path) as file:
+        if file.read(2) in UTF_16_MARKS:
+            raise ValueError(f"{path} is UTF-16; save it as UTF-8")
+    if not is_separated(path) or columns:
+        return columns if is_separated(path) else None
+    first = next(iterate_rows(path, header=[], skip_header=False), None)
+    return [] if first is None or first.fields is None else first.fields
+
+
+def iterate_rows(
+    path: str, *, header: list[str] | None, start: int = 0, number: int = 1, skip_header: bool = False
+) -> Iterator[Row]:
+    """Rows from a byte on, not yet parsed; blank lines are none.
+
+    Args:
+        header: Column names; None for JSONL.
+        number: Of the line at `start`, for messages.
+    """
+    with open_bytes(path) as file:
+        lines = iterate_lines(file, start=start, number=number)
+        if header is None:
+            rows = (Row(*line) for line in lines if line.content is None or line.content.strip())
+        else:
+            rows = (tsv_rows if is_tsv(path) else csv_rows)(lines, num_fields=len(header))
+        yield from itertools.islice(rows, 1 if skip_header and header is not None else 0, None)
+
+
+def iterate_lines(file: BinaryIO, *, start: int, number: int) -> Iterator[Line]:
+    """Lines from a byte on, with their place; what is longer than `MAX_LINE_BYTES` is passed over, not held."""
+    file.seek(start)
+    while content := file.readline(MAX_LINE_BYTES):
+        size = len(content)
+        if size == MAX_LINE_BYTES and not content.endswith(b"\n"):
+            rest = content
+            while not rest.endswith(b"\n") and (rest := file.readline(MAX_LINE_BYTES)):
+                size += len(rest)
+            yield Line(start, number, None)
+        else:
+            yield Line(start, number, content)
+        start += size
+        number += 1
+
+
+def parse_json(row: Row) -> Record:
+    """One JSON line."""
+    if row.content is None:
+        return Record({}, "line too long", f"line {row.number} has over {MAX_LINE_BYTES:,} bytes")
+    text = row.content.decode("utf-8", errors="replace")
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{shard.path}: a line is not JSON ({error}): {line[:80]!r}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{shard.path}: expected one JSON object a line, got {line[:80]!r}")
-    return record
+        values = DECODE(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        # Broken syntax, integers of thousands of digits, objects nested thousands deep.
+        return Record({}, "line is not JSON", f"line {row.number}: {error}: {text[:80]!r}")
+    if not isinstance(values, dict):
+        return Record({}, "line is no JSON object", f"line {row.number}: {text[:80]!r}")
+    return Record(values)
+
+
+def parse_fields(row: Row, *, header: list[str]) -> Record:
+    """One row of separated values."""
+    if row.fields is not None and len(row.fields) == len(header):
+        if row.fields == header:
+            return Record({}, "header line again", f"line {row.number}")
+        return Record(dict(zip(header, row.fields, strict=True)))
+    if row.content is None:
+        return Record({}, "line too long", f"line {row.number} has over {MAX_LINE_BYTES:,} bytes")
+    error = row.error or f"{len(row.fields or ())} fields, expected {len(header)}"
+    return Record({}, "wrong number of fields", f"line {row.number}: {error}: {row.content[:80]!r}")

@@ -4,6 +4,8 @@ A source is first planned into shards, then read shard by shard, each in bounded
 and opens no image; the image phase asks for the images of the rows that are left.
 """
 
+import json
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data_scripts.arguments import SourceArguments
-from data_scripts.schema import NOTE, Batch, Shard
+from data_scripts.schema import DROP_REASON, ERROR, NOTE, Batch, Shard
 from data_scripts.sources.hub import read_hub
+from data_scripts.sources.images import image_bytes
 from data_scripts.sources.lines import read_lines
 from data_scripts.sources.parquet import read_parquet
 from data_scripts.sources.tars import read_tars
@@ -21,17 +24,21 @@ from data_scripts.sources.tars import read_tars
 # C0 controls and lone surrogates, which neither Arrow nor a tokenizer takes; each becomes one character.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 READERS = {"parquet": read_parquet, "tar": read_tars, "lines": read_lines, "hub": read_hub}
+TYPED_FORMATS = ("parquet", "hub")
 IMAGE_BATCH_SIZE = 64
-MAX_IMAGE_BYTES = 100_000_000  # Larger files are dropped unread.
+MAX_TEXT_LENGTH = 1_000_000  # Characters; spaCy raises an error at longer texts.
 
 
 def read_pairs(shard: Shard, *, source: SourceArguments, batch_size: int = 1000) -> Iterator[Batch]:
     """Yields batches of `image_id`, `row`, `alt_text` and the kept columns; texts are clean, long ones are cut.
 
+    Rows that cannot be read are among them, with a drop reason and what exactly was wrong.
+
     Raises:
         ValueError: If a column is missing from the source.
     """
-    id_column, text_column, limit = source.image_id_column, source.alt_text_column, source.max_text_length
+    id_column, text_column = source.image_id_column, source.alt_text_column
+    limit = min(source.max_text_length, MAX_TEXT_LENGTH)
     wanted = [name for name in (id_column, text_column, *source.keep_columns) if name is not None]
     read = READERS[shard.format]
     batches = read(shard, names=list(dict.fromkeys(wanted)), batch_size=batch_size, rows=None)
@@ -39,11 +46,21 @@ def read_pairs(shard: Shard, *, source: SourceArguments, batch_size: int = 1000)
         batch: Batch = {"image_id": [default_image_id(shard, row) for row in rows], "row": rows}
         if id_column is not None:
             ids = zip(table[id_column], batch["image_id"], strict=True)
-            batch["image_id"] = [default if found is None else clean_text(found) for found, default in ids]
-        texts = [clean_text(text) for text in table[text_column]]
-        batch["alt_text"] = [text[:limit] for text in texts]
-        batch |= {name: table[name] for name in source.keep_columns}
-        batch[NOTE] = ["text cut short" if len(text) > limit else None for text in texts]
+            batch["image_id"] = [default if found is None else to_text(found) for found, default in ids]
+        for name in source.keep_columns:
+            values = table[name]
+            batch[name] = values if shard.format in TYPED_FORMATS else [kept_text(value) for value in values]
+        texts = table[text_column]
+        batch["alt_text"] = [clean_text(text)[:limit] for text in texts]
+        nothing = [None] * len(rows)
+        batch[DROP_REASON] = [
+            reason or ("alt-text is no text" if isinstance(text, (dict, bool)) else None)
+            for reason, text in zip(table.get(DROP_REASON, nothing), texts, strict=True)
+        ]
+        batch[ERROR] = table.get(ERROR, nothing)
+        batch[NOTE] = [
+            note or note_on(text, limit) for note, text in zip(table.get(NOTE, nothing), texts, strict=True)
+        ]
         yield batch
 
 
@@ -63,57 +80,44 @@ def read_images(shard: Shard, *, source: SourceArguments, rows: Sequence[int]) -
     An image that cannot be had comes as a string, the reason: one bad row costs itself and no other.
     """
     read = READERS[shard.format]
-    root = Path(source.image_root or Path(shard.path).parent)
+    root = os.path.realpath(source.image_root or Path(shard.path).parent)
     for found, table in read(shard, names=[source.image_column], batch_size=IMAGE_BATCH_SIZE, rows=list(rows)):
-        for row, value in zip(found, table[source.image_column], strict=True):
-            yield row, image_bytes(value, root=root)
-
-
-def image_bytes(value: Any, *, root: Path) -> bytes | str:
-    """The encoded image behind a cell: bytes, `{bytes, path}` or a path; a reason where there is none."""
-    path = None
-    if isinstance(value, dict):
-        value, path = value.get("bytes"), value.get("path")
-    if isinstance(value, str):
-        value, path = None, value
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "image file too large" if len(value) > MAX_IMAGE_BYTES else bytes(value)
-    if value is not None:
-        return f"image column holds a {type(value).__name__}"
-    if not path:
-        return "no image"
-    return read_image_file(path, root=root)
-
-
-def read_image_file(path: str, *, root: Path) -> bytes | str:
-    """Reads an image below a folder; a path that leads out of it is refused.
-
-    Raises:
-        ValueError: If the path is a URL.
-    """
-    if re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE):
-        raise ValueError(
-            f"image {path!r} is a URL, and URLs are not fetched. Download the images first, for example with "
-            "img2dataset, and give its tar files as --pairs."
-        )
-    try:
-        full = (root / path).resolve()
-        if not full.is_relative_to(root.resolve()):
-            return "image path outside the folder"
-        return "image file too large" if full.stat().st_size > MAX_IMAGE_BYTES else full.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
-        return "image file missing"
+        reasons = table.get(DROP_REASON, [None] * len(found))
+        for row, value, reason in zip(found, table[source.image_column], reasons, strict=True):
+            yield row, reason or image_bytes(value, root=root)
 
 
 def clean_text(text: Any) -> str:
-    """A text without control characters and lone surrogates, each replaced by one character; '' for what is none."""
-    if text is None:
-        return ""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", errors="replace")
+    """A text without control characters and lone surrogates, each replaced by one character; '' for what is none.
+
+    Of a list of texts it is the first one.
+    """
     if isinstance(text, (list, tuple)):
-        return clean_text(text[0]) if text else ""
-    return UNPRINTABLE.sub("\ufffd", str(text))
+        text = next((element for element in text if isinstance(element, (str, bytes))), None)
+    if text is None or text != text or isinstance(text, (dict, bool)):  # NaN is what pandas makes of a missing text.
+        return ""
+    return to_text(text)
+
+
+def to_text(value: Any) -> str:
+    """Any value as text that Arrow and tokenizers take."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    return UNPRINTABLE.sub(
+        "\ufffd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    )
+
+
+def kept_text(value: Any) -> str | None:
+    """A value of a format without types: text as it is, anything else as JSON."""
+    return None if value is None else to_text(value)
+
+
+def note_on(text: Any, limit: int) -> str | None:
+    """What is lost of a text that is kept."""
+    if isinstance(text, (list, tuple)) and len(text) > 1:
+        return "only the first of several texts kept"
+    return "text cut short" if isinstance(text, (str, bytes, list)) and len(clean_text(text)) > limit else None
 
 
 def default_image_id(shard: Shard, row: int) -> str:

@@ -2,12 +2,14 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.engine.files import fingerprint_file
 from data_scripts.schema import Batch, Shard
+from data_scripts.sources.records import check_columns
 
 
 def plan_parquet(paths: list[str], *, rows_per_shard: int, names: list[str]) -> list[Shard]:
@@ -34,7 +36,7 @@ def read_parquet(
     """Yields row positions within the shard and columns; with `rows` (ascending), those rows alone.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing or twice there, or a page cannot be read.
     """
     file = open_parquet(shard.path)
     check_columns(names, file.schema_arrow.names, path=shard.path)
@@ -44,10 +46,30 @@ def read_parquet(
         first, last = max(group_start, shard.start), min(group_stop, shard.stop)
         if first < last and (rows is None or has_row(rows, first - shard.start, last - shard.start)):
             position = group_start
-            for part in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=names):
+            for part in read_group(file, group, names=names, batch_size=batch_size, path=shard.path):
                 yield from select_rows(part, position, shard=shard, rows=rows)
                 position += part.num_rows
         group_start = group_stop
+
+
+def read_group(
+    file: pq.ParquetFile, group: int, *, names: list[str], batch_size: int, path: str
+) -> Iterator[pa.RecordBatch]:
+    """Batches of a row group.
+
+    Raises:
+        ValueError: If a page is damaged, or there are fewer rows than the footer says.
+    """
+    num_rows = 0
+    try:
+        for part in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=names):
+            num_rows += part.num_rows
+            yield part
+    except (pa.ArrowException, OSError) as error:
+        message = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged: row group {group} cannot be read ({message})") from None
+    if num_rows != file.metadata.row_group(group).num_rows:
+        raise ValueError(f"{path} is damaged: row group {group} has {num_rows:,} rows, and others in the footer")
 
 
 def select_rows(
@@ -61,7 +83,7 @@ def select_rows(
     wanted = list(range(low, high)) if rows is None else rows[bisect_left(rows, low) : bisect_left(rows, high)]
     if wanted:
         indices = pa.array([row + shard.start - position for row in wanted], pa.int64())
-        yield wanted, {name: part.column(name).take(indices).to_pylist() for name in part.schema.names}
+        yield wanted, {name: to_python(plain_array(part.column(name)).take(indices)) for name in part.schema.names}
 
 
 def has_row(rows: list[int], low: int, high: int) -> bool:
@@ -78,19 +100,76 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, EOFError) as error:
-        raise ValueError(f"{path} is not a Parquet file ({error}); was its writing interrupted?") from None
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, EOFError, OSError) as error:
+        message = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is not a Parquet file ({message}); was its writing interrupted?") from None
 
 
-def check_columns(names: list[str], available: list[str], *, path: str) -> None:
-    """Refuses columns that the source does not have.
+def plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column without the encoding of its type; Arrow cannot select rows of every one."""
+    kind = plain_type(column.type)
+    return column if kind == column.type else column.cast(kind)
 
-    Raises:
-        ValueError: With the columns that it has.
-    """
-    for name in names:
-        if name not in available:
-            raise ValueError(
-                f"{path} has no column {name!r}; it has {', '.join(available)}. Set --image_column, "
-                "--alt_text_column, --image_id_column or --keep_columns."
-            )
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type without its encoding: a dictionary of strings is strings, and so is a view of them."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if kind in (pa.string_view(), pa.binary_view()):
+        return pa.string() if kind == pa.string_view() else pa.binary()
+    return map_type(kind, plain_type)
+
+
+def binary_type(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes in the place of text."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.large_binary()
+    return map_type(kind, binary_type)
+
+
+def map_type(kind: pa.DataType, change: Any) -> pa.DataType:
+    """Changes the types inside lists and structs."""
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(change(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)), kind.list_size)
+    if pa.types.is_struct(kind):
+        return pa.struct([inner.with_type(change(inner.type)) for inner in kind])
+    return kind
+
+
+def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values; text that is no UTF-8 has U+FFFD in it, and what Python cannot say (a year 10,000) is None."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [decode_texts(value, column.type) for value in column.cast(binary_type(column.type)).to_pylist()]
+    except (ValueError, OverflowError):
+        return [to_python_or_none(value) for value in column]
+
+
+def decode_texts(value: Any, kind: pa.DataType) -> Any:
+    """A value of `binary_type(kind)` as one of `kind`."""
+    if value is None:
+        return None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return value.decode("utf-8", errors="replace")
+    if pa.types.is_struct(kind):
+        return {inner.name: decode_texts(value[inner.name], inner.type) for inner in kind}
+    if isinstance(value, list):
+        return [decode_texts(element, kind.value_type) for element in value]
+    return value
+
+
+def to_python_or_none(value: pa.Scalar) -> Any:
+    """The value; None if Python has none like it."""
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return None

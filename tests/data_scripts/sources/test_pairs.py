@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tiny_build import write_tar
@@ -207,24 +208,44 @@ def test_an_image_that_is_not_there_comes_as_a_reason(value, reason, folder):
     assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, reason)]
 
 
-def test_urls_are_not_fetched(folder):
-    (folder / "pairs.jsonl").write_text(json.dumps({"image": "http://127.0.0.1/x.png", "alt_text": "x"}))
-    shards = plan(folder / "pairs.jsonl")
+URLS = ["http://127.0.0.1/x.png", "HTTPS://a.example/x.jpg", "file:///etc/hostname", "s3://bucket/x.png", "ftp://a/b"]
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_images_that_are_urls_are_refused_before_any_work(url, kind, folder):
+    path = folder / f"urls.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps({"image": url, "alt_text": "x"}))
+    elif kind == "csv":
+        path.write_text(f"image,alt_text\n{url},x\n")
+    else:
+        pq.write_table(pa.table({"image": [url], "alt_text": ["x"]}), path)
     with pytest.raises(ValueError, match="URLs are not fetched.*img2dataset"):
-        list(read_images(shards[0], source=PLAIN, rows=[0]))
+        plan(path)
 
 
-def test_large_image_files_are_not_read(folder, monkeypatch):
-    monkeypatch.setattr("data_scripts.sources.pairs.MAX_IMAGE_BYTES", 3)
-    shards = plan(write_jsonl(folder))
+@pytest.mark.parametrize("url", [*URLS, " http://a.example/x.png"])
+def test_a_url_among_paths_costs_its_row_and_is_not_fetched(url, folder, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *address: pytest.fail("a connection was opened"))
+    lines = [json.dumps({"image": image, "alt_text": "x"}) for image in ("img/0.png", url, "img/1.png")]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    shards = plan(folder / "pairs.jsonl")
+    found = list(read_images(shards[0], source=PLAIN, rows=[0, 1, 2]))
+    assert found == [(0, image(0)), (1, "image is a URL"), (2, image(1))]
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet_of_bytes])
+def test_large_images_are_not_taken(write, folder, monkeypatch):
+    monkeypatch.setattr("data_scripts.sources.images.MAX_IMAGE_BYTES", 3)
+    shards = plan(write(folder))
     assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, "image file too large")]
 
 
 @pytest.mark.parametrize("write", SOURCES)
 def test_a_missing_column_is_named_with_those_there_are(write, folder):
-    shards = plan(write(folder))
-    with pytest.raises(ValueError, match="no (column )?'caption'.*alt_text"):
-        read_all(shards, SourceArguments("", alt_text_column="caption"))
+    with pytest.raises(ValueError, match="no column 'caption'.*alt_text"):
+        plan_shards(SourceArguments(str(write(folder)), alt_text_column="caption"))
 
 
 @pytest.mark.parametrize(
