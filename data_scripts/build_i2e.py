@@ -87,7 +87,7 @@ def build_i2e(args: BuildArguments) -> BuildResult | None:
     options = {"num_processes": args.run.num_processes, "num_threads": args.run.num_threads}
     with Engine(args.run.engine, **options, preload=["data_scripts.phases"]) as engine:
         build = plan_build(args)
-        with hold_folder(build.output_dir, build.array):
+        with hold_folder(build.stages_dir, build.array):
             check_directory(build)
             # Every task needs the statistics at once and makes the same, so none waits for another's.
             run_job(statistics_job(build), single([STATISTICS]), engine=engine)

@@ -408,10 +408,10 @@ def test_a_filter_model_that_answers_nan_is_called_that(recipe, tmp_path, clip, 
 
 
 def test_a_second_run_in_one_folder_says_so_and_ends(recipe, tmp_path, capsys):
-    with hold_folder(tmp_path / "i2e"):
+    with hold_folder(tmp_path / "i2e" / "stages"):
         assert "another run is at work in" in error_of(capsys, recipe())
         assert "another run is at work in" in error_of(capsys, recipe(num_shards=2, shard_index=0))
-    with hold_folder(tmp_path / "i2e", JobArray(2, 1)):
+    with hold_folder(tmp_path / "i2e" / "stages", JobArray(2, 1)):
         assert "another run is at work in" in error_of(capsys, recipe(num_shards=2, shard_index=1))
         assert "another run is at work in" in error_of(capsys, recipe())
         main(recipe(num_shards=2, shard_index=0))
