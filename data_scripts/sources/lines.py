@@ -23,6 +23,7 @@ from data_scripts.sources.separated import Line, Row, csv_rows, tsv_rows
 MAX_LINE_BYTES = 16_000_000
 # Not strict: a raw tab or NUL inside a string is cleaned later, as in every other source.
 DECODE = json.JSONDecoder(strict=False).decode
+BLANK = b"\xef\xbb\xbf \t\r\n"  # An empty file may hold a byte order mark.
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -122,7 +123,7 @@ def iterate_rows(
     with open_bytes(path) as file:
         lines = iterate_lines(file, start=start, number=number)
         if header is None:
-            rows = (Row(*line) for line in lines if line.content is None or line.content.strip())
+            rows = (Row(*line) for line in lines if line.content is None or line.content.strip(BLANK))
         else:
             rows = (tsv_rows if is_tsv(path) else csv_rows)(lines, num_fields=len(header))
         yield from itertools.islice(rows, 1 if skip_header and header is not None else 0, None)

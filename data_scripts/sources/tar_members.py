@@ -125,10 +125,12 @@ def next_header(tar: tarfile.TarFile, walk: Walk) -> tarfile.TarInfo | None:
             return header
         except tarfile.EOFHeaderError:
             walk.zeros_start = start if walk.zeros_start is None else walk.zeros_start
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
-            if isinstance(error, tarfile.TruncatedHeaderError) and walk.damage_start is None:
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+            tar.fileobj.seek(start)
+            rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+            if rest.strip(b"\0") and walk.damage_start is None:
                 walk.damage_start, walk.error = start, "less than a block"
-            walk.stop = start
+            walk.stop = start + len(rest)
             return None
         except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
             if walk.damage_start is None:
