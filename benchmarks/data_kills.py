@@ -4,7 +4,7 @@
 
 A build is started as a command and gets SIGKILL or SIGTERM, in turn, at a random moment of its time; started again, it
 goes on. What must hold: no process of it is left a few seconds later, the finished build has the bytes of one that was
-never killed, and no temporary file stays. Nine minutes on two cores.
+never killed, and no temporary file stays.
 """
 
 import argparse
@@ -38,21 +38,21 @@ class Kills:
         number: Kills of a build that was running, by signal.
         statuses: Exit statuses after SIGTERM.
         seconds_to_end: From the signal to the end of the last process, by signal; the longest.
-        processes_left: Processes that were there after `PATIENCE_SECONDS`.
+        processes_left: Commands of the processes that were there after `PATIENCE_SECONDS`.
     """
 
     number: dict[str, int] = field(default_factory=lambda: {kind.name: 0 for kind in SIGNALS})
     statuses: set[int] = field(default_factory=set)
     seconds_to_end: dict[str, float] = field(default_factory=lambda: {kind.name: 0.0 for kind in SIGNALS})
-    processes_left: int = 0
+    processes_left: list[str] = field(default_factory=list)
 
 
 def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_kills", type=int, default=40)
-    parser.add_argument("--kills_per_build", type=int, default=5)
-    parser.add_argument("--num_pairs", type=int, default=4_000)
+    parser.add_argument("--kills_per_build", type=int, default=10)
+    parser.add_argument("--num_pairs", type=int, default=1_200)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/data_kills.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +62,7 @@ def main() -> None:
         pairs = write_pairs(folder / "pairs.parquet", knowledge_base, num_pairs=args.num_pairs, images=images)
         clip = write_clip(folder / "clip", hidden_size=64, num_layers=2, image_size=32)
         settings = {"pairs": pairs, "knowledge_base": knowledge_base, "filter_model": clip, "keep_fraction": 0.9}
-        settings |= {"rows_per_shard": 200, "batch_size": 64, "min_images_per_entity": 1, "num_processes": 2}
+        settings |= {"rows_per_shard": 60, "batch_size": 64, "min_images_per_entity": 1, "num_processes": 2}
         flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         measured = kill_builds(flags, folder, num_kills=args.num_kills, kills_per_build=args.kills_per_build)
     write_record(args.output, measured)
@@ -127,7 +127,7 @@ def kill_once(flags: Sequence[str], output: Path, kills: Kills, kind: signal.Sig
         time.sleep(0.05)
     kills.number[kind.name] += 1
     kills.seconds_to_end[kind.name] = max(kills.seconds_to_end[kind.name], time.monotonic() - sent)
-    kills.processes_left += len(left)
+    kills.processes_left += map(command_of, left)
     if kind == signal.SIGTERM:
         kills.statuses.add(build.returncode)
     for process in left:
@@ -145,6 +145,11 @@ def processes_with(mark: str) -> list[int]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
+
+
+def command_of(process: int) -> str:
+    """How a process was started, in short."""
+    return Path("/proc", str(process), "cmdline").read_text().replace("\0", " ")[:120]
 
 
 def content_of(output: Path) -> dict[str, bytes]:

@@ -114,7 +114,7 @@ class Engine:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload(list(self.preload))
+            context.set_forkserver_preload(["data_scripts.engine.end_with_parent", *self.preload])
         return context
 
 

@@ -132,7 +132,7 @@ def test_a_killed_command_with_two_processes_leaves_no_process_and_goes_on_to_th
     result = kill_builds(flags, tmp_path, num_kills=2, kills_per_build=2)
     assert result["kills"] == {"SIGKILL": 1, "SIGTERM": 1}
     assert result["builds_with_the_same_bytes"] == result["builds"] == 1
-    assert (result["processes_left"], result["temporary_files_left"]) == (0, 0)
+    assert (result["processes_left"], result["temporary_files_left"]) == ([], 0)
     assert max(result["longest_seconds_to_the_end_of_all_processes"].values()) < 10
 
 
