@@ -6,11 +6,10 @@
 """
 
 import dataclasses
-import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from huggingface_hub.constants import HF_HOME
@@ -27,7 +26,8 @@ from evaluation.linear_probe import evaluate_linear_probe
 from evaluation.results import Result, markdown_tables, mean_with_interval, write_results
 from evaluation.retrieval import evaluate_retrieval
 from evaluation.zero_shot import evaluate_zero_shot
-from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.recipe_parser import json_mapping, parse_recipe
+from modeling_mofi.user_errors import run_command
 
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,20 @@ class EvaluationArguments:
     model: list[str] = field(
         default_factory=list, metadata={"help": "[NAME=]folder or id[@revision]; 'pixels' is a floor."}
     )
-    benchmarks: str | None = field(default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."})
-    published: str | None = field(default=None, metadata={"help": "In a recipe: numbers to show beside ours."})
+    benchmarks: dict | str | None = field(
+        default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."}
+    )
+    published: dict | str | None = field(default=None, metadata={"help": "In a recipe: numbers to show beside ours."})
     output: str | None = field(default=None, metadata={"help": "JSON; Markdown and model-index are put beside it."})
     figure: str | None = field(default=None, metadata={"help": "PNG of queries and what each model finds."})
     figures: str | None = field(default=None, metadata={"help": "Folder for all figures."})
     figure_queries: int = field(default=8, metadata={"help": "Rows of the figure."})
-    preprocessing: str = field(default="model", metadata={"help": "'model', or 'release' for Apple's transform."})
-    pooling: str = field(default="auto", metadata={"help": "Without a projection: 'auto', 'cls' or 'mean'."})
+    preprocessing: Literal["model", "release"] = field(
+        default="model", metadata={"help": "The model's own, or the transform of Apple's release."}
+    )
+    pooling: Literal["auto", "cls", "mean"] = field(
+        default="auto", metadata={"help": "For encoders without a projection."}
+    )
     dtype: str = field(default="auto", metadata={"help": "'auto' is bfloat16 on a GPU, float32 on a CPU."})
     device: str = field(default="auto", metadata={"help": "'auto' takes a GPU if there is one."})
     batch_size: int = 64
@@ -65,6 +71,10 @@ class EvaluationArguments:
     cache_dir: str = field(default=f"{HF_HOME}/mofi_embeddings", metadata={"help": "Embeddings are kept here."})
     bootstrap: int = field(default=1000, metadata={"help": "Resamples behind the intervals; 0 leaves them out."})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the queries on the figure."})
+
+    def __post_init__(self) -> None:
+        self.benchmarks = json_mapping("benchmarks", self.benchmarks)
+        self.published = json_mapping("published", self.published)
 
 
 def main(argv: list[str] | None = None) -> list[Result]:
@@ -76,7 +86,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
     benchmarks = read_benchmarks(args.benchmarks, default)
     check_arguments(args, benchmarks)
     results = evaluate_models(args, benchmarks)
-    print(markdown_tables(results, json.loads(args.published or "{}")))
+    print(markdown_tables(results, args.published))
     return results
 
 
@@ -133,7 +143,7 @@ def save_results(args: EvaluationArguments, benchmarks: dict[str, Benchmark], re
     if args.output:
         settings = {**dataclasses.asdict(args), "benchmarks": sorted(benchmarks)}
         settings.pop("published")
-        write_results(Path(args.output), results, settings=settings, published=json.loads(args.published or "{}"))
+        write_results(Path(args.output), results, settings=settings, published=args.published)
 
 
 def draw_figures(
@@ -204,13 +214,5 @@ def summarize(
     )
 
 
-def run_command() -> None:
-    """Runs `main`; a mistake of the user, or a library that is not there, ends it with a line, not a traceback."""
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"evaluate_mofi.py: {str(error).strip()}")
-
-
 if __name__ == "__main__":
-    run_command()
+    run_command(main, extra="evaluate")

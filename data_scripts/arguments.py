@@ -1,10 +1,13 @@
 """The settings of a build, in the order the data meets them, and which stage each belongs to."""
 
-import json
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal, get_args
+
+from modeling_mofi.recipe_parser import check_choices, json_mapping
 
 
-DISAMBIGUATIONS = ("text", "image", "both")
+Stage = Literal["link_entities", "score_entities", "filter_entities", "label_entities"]
+STAGES = get_args(Stage)
 POSITIVE = (
     ("source", "rows_per_shard"),
     ("source", "limit"),
@@ -18,7 +21,6 @@ POSITIVE = (
 # Columns that the stages or the data set have themselves.
 OWN_COLUMNS = ("image_id", "row", "image", "pixels", "alt_text", "mentions", "candidates", "entities", "entity_labels")
 OWN_COLUMNS += ("drop_reason", "note", "split")
-STAGES = ("link_entities", "score_entities", "filter_entities", "label_entities")
 
 
 @dataclass
@@ -57,8 +59,8 @@ class LinkArguments:
     coherence: bool = field(default=True, metadata={"help": "Let the other entities of a text speak."})
     text_similarity: bool = field(default=True, metadata={"help": "Let the other words of a text speak."})
     min_probability: float = field(default=0.5, metadata={"help": "Least probability that a mention is no NIL."})
-    disambiguation: str = field(
-        default="text", metadata={"help": "Who chooses among the candidates of a mention: text, image or both."}
+    disambiguation: Literal["text", "image", "both"] = field(
+        default="text", metadata={"help": "Who chooses among the candidates of a mention."}
     )
     min_candidate_probability: float = field(
         default=0.02, metadata={"help": "Least probability of a candidate that the image may still choose."}
@@ -69,6 +71,8 @@ class LinkArguments:
 class FilterArguments:
     """From candidates to entities that the image shows; the image phase, and what follows from its similarities."""
 
+    EXCLUSIVE: ClassVar = (("min_similarity", "keep_fraction"),)
+
     filter_model: str = field(metadata={"help": "CLIP, SigLIP, MOFI or any dual encoder, by name or path."})
     entity_template: str = field(
         default="{name}, {description}", metadata={"help": "Text of an entity; without description the name alone."}
@@ -77,12 +81,21 @@ class FilterArguments:
     image_size: int = field(default=320, metadata={"help": "Shorter side of published images, at most, in pixels."})
     min_similarity: float | None = field(default=None, metadata={"help": "Threshold as a cosine ..."})
     keep_fraction: float | None = field(default=None, metadata={"help": "... or as the fraction of pairs to keep."})
-    min_similarity_by_type: str | None = field(
+    min_similarity_by_type: dict | str | None = field(
         default=None, metadata={"help": 'Other thresholds for types of entities, as JSON: {"Q5": 0.3} ...'}
     )
-    keep_fraction_by_type: str | None = field(
+    keep_fraction_by_type: dict | str | None = field(
         default=None, metadata={"help": "... or the fractions to keep of the pairs of such entities, as JSON."}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("min_similarity_by_type", "keep_fraction_by_type"):
+            value = getattr(self, name)
+            try:
+                numbers = {kind: float(number) for kind, number in json_mapping(name, value).items()}
+            except (TypeError, ValueError):
+                raise ValueError(f'{name} must be JSON such as {{"Q5": 0.3}}, got {value!r}') from None
+            setattr(self, name, numbers or None)
 
 
 @dataclass
@@ -101,7 +114,7 @@ class RunArguments:
     """Where the output goes and who computes it; no byte of the data set depends on these."""
 
     output_dir: str = field(metadata={"help": "Folder of the data set."})
-    engine: str = field(default="local", metadata={"help": "local (this machine) or ray (a cluster)."})
+    engine: Literal["local", "ray"] = field(default="local", metadata={"help": "This machine, or a Ray cluster."})
     num_processes: int = field(default=1, metadata={"help": "Worker processes of the local engine."})
     num_threads: int = field(default=1, metadata={"help": "Threads of a worker's PyTorch."})
     decode_threads: int | None = field(
@@ -111,7 +124,7 @@ class RunArguments:
     num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this data set together."})
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
     wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})
-    restart_from: str | None = field(default=None, metadata={"help": f"Redo from this stage: {', '.join(STAGES)}."})
+    restart_from: Stage | None = field(default=None, metadata={"help": "Redo from this stage on."})
     max_unreadable: float = field(
         default=0.9, metadata={"help": "Share of rows that cannot be read, or images, beyond which the build stops."}
     )
@@ -137,14 +150,12 @@ class BuildArguments:
         Raises:
             ValueError: With the setting, what came and what was expected.
         """
-        check_choice("disambiguation", self.link.disambiguation, DISAMBIGUATIONS)
-        check_choice("engine", self.run.engine, ("local", "ray"))
+        for part in vars(self).values():
+            check_choices(part)
         if taken := sorted(set(self.source.keep_columns) & set(OWN_COLUMNS)):
             raise ValueError(
                 f"keep_columns names {', '.join(taken)}, which the build makes itself; rename the column in the source"
             )
-        if self.run.restart_from is not None:
-            check_choice("restart_from", self.run.restart_from, STAGES)
         if (self.filter.min_similarity is None) == (self.filter.keep_fraction is None):
             raise ValueError("exactly one of min_similarity and keep_fraction must be set")
         if self.filter.min_similarity is not None and not -1 <= self.filter.min_similarity <= 1:
@@ -168,26 +179,11 @@ class BuildArguments:
             value = getattr(getattr(self, part), name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        thresholds = self.numbers_by_type("min_similarity_by_type")
-        fractions = self.numbers_by_type("keep_fraction_by_type")
+        thresholds, fractions = self.filter.min_similarity_by_type or {}, self.filter.keep_fraction_by_type or {}
         if both := sorted(thresholds.keys() & fractions.keys()):
             raise ValueError(f"min_similarity_by_type and keep_fraction_by_type both name {', '.join(both)}")
         if wrong := {kind: value for kind, value in fractions.items() if not 0 < value <= 1}:
             raise ValueError(f"keep_fraction_by_type holds fractions in (0, 1], got {wrong}")
-
-    def numbers_by_type(self, name: str) -> dict[str, float]:
-        """The thresholds, or fractions to keep, for types of entities.
-
-        Raises:
-            ValueError: If they are not a JSON object of numbers.
-        """
-        text = getattr(self.filter, name)
-        if text is None:
-            return {}
-        try:
-            return {str(kind): float(value) for kind, value in json.loads(text).items()}
-        except (json.JSONDecodeError, AttributeError, TypeError, ValueError):
-            raise ValueError(f'{name} must be JSON such as {{"Q5": 0.3}}, got {text!r}') from None
 
     def link_settings(self) -> dict[str, object]:
         """Everything the output of the text phase depends on, files aside."""
@@ -213,13 +209,3 @@ class BuildArguments:
         names = ("min_similarity", "keep_fraction", "min_similarity_by_type", "keep_fraction_by_type")
         settings = {name: getattr(self.filter, name) for name in names}
         return settings | asdict(self.label) | {"disambiguation": self.link.disambiguation}
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses a value that is none of the choices.
-
-    Raises:
-        ValueError: With the choices.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(choices)}, got {value!r}")

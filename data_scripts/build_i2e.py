@@ -14,7 +14,6 @@ or split runs only the last line again.
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -46,6 +45,7 @@ from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import plan_shards
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.user_errors import run_command
 from modeling_mofi.whole_files import try_read_json, write_json
 
 
@@ -67,10 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     kinds = (SourceArguments, LinkArguments, FilterArguments, LabelArguments, RunArguments)
     args = BuildArguments(*parse_recipe(kinds, argv, description=__doc__))
-    try:
-        build_i2e(args)
-    except (ValueError, FileNotFoundError, PermissionError, ConnectionError) as error:
-        sys.exit(f"error: {error}")
+    build_i2e(args)
 
 
 def build_i2e(args: BuildArguments) -> BuildResult | None:
@@ -240,4 +237,4 @@ def embed_candidates(build: Build) -> Steps[None]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, extra="data")

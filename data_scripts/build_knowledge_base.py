@@ -34,7 +34,9 @@ from data_scripts.knowledge_base.store import (
 )
 from data_scripts.text.description_tokens import token_norms, token_table
 from data_scripts.text.tokens import HASH_BITS, MAX_KEY_LENGTH, alias_key
+from modeling_mofi.bundled import find_config
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.user_errors import run_command
 from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 
@@ -82,6 +84,10 @@ class KnowledgeBaseArguments:
     )
     min_sitelinks: int = field(default=0, metadata={"help": "Entities with fewer sitelinks are left out."})
     num_processes: int = field(default=1, metadata={"help": "Processes that parse the source."})
+
+    def __post_init__(self) -> None:
+        if self.exclusions is not None:
+            self.exclusions = str(find_config(self.exclusions) or self.exclusions)
 
 
 def main() -> None:
@@ -333,4 +339,4 @@ def write_manifest(folder: Path, args: KnowledgeBaseArguments, *, source_hash: s
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, extra="data")

@@ -16,7 +16,7 @@ from data_scripts.schema import Shard
 def choose_thresholds(build: Build) -> Steps[tuple[Thresholds, SimilarityHistogram]]:
     """The thresholds, from the settings or from the similarities of all shards; and those similarities, counted."""
     options = build.args.filter
-    fractions = build.args.numbers_by_type("keep_fraction_by_type")
+    fractions = options.keep_fraction_by_type or {}
     types = tuple(sorted(fractions))
     job = count_job(build, types)
     yield job, single(build.shards)
@@ -29,7 +29,7 @@ def choose_thresholds(build: Build) -> Steps[tuple[Thresholds, SimilarityHistogr
         for kind, found in zip(types, of_types, strict=True)
         if found.counts.any()
     }
-    return Thresholds(default, by_type | build.args.numbers_by_type("min_similarity_by_type")), histogram
+    return Thresholds(default, by_type | (options.min_similarity_by_type or {})), histogram
 
 
 def count_job(build: Build, types: tuple[str, ...]) -> Job:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.user_errors import run_command
 
 
 logger = logging.getLogger(__name__)
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, extra="data")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from modeling_mofi.search.encoder import MofiEncoder, read_image
 from modeling_mofi.search.image_gallery import ImageGallery
+from modeling_mofi.user_errors import run_command
 
 
 logger = logging.getLogger(__name__)
@@ -238,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, extra="demo")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,17 +126,17 @@ def embedded_labels(images: LabelledImages, embedded: Embedded) -> list[Any]:
     return [images.labels[row] for row in embedded.rows]
 
 
-def read_benchmarks(text: str | None, default: Benchmark) -> dict[str, Benchmark]:
+def read_benchmarks(settings: dict[str, dict[str, Any]], default: Benchmark) -> dict[str, Benchmark]:
     """Benchmarks by name from a recipe's `benchmarks`, or the one that the flags describe.
 
     Raises:
         ValueError: If a benchmark has an unknown key, with the nearest known one.
     """
-    if not text:
+    if not settings:
         return {Path(default.data or "").stem or default.task: default}
     known = [known_field.name for known_field in dataclasses.fields(Benchmark)]
     benchmarks = {}
-    for name, values in json.loads(text).items():
+    for name, values in settings.items():
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)

@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from evaluation.labelled_images import LabelledImages
+from modeling_mofi.bundled import find_config
 
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
 
 def find_file(name: str, data: str) -> Path:
     """A file by its path, or of a data set on the Hub."""
-    if Path(name).is_file():
-        return Path(name)
+    if (found := find_config(name)) is not None:
+        return found
     if other := FILE_OF_DATA_SET.fullmatch(name):
         data, name = other.groups()
     elif Path(data).exists():

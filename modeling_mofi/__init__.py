@@ -31,6 +31,8 @@ from .pretraining import MofiForPreTraining, MofiForPreTrainingOutput
 from .processing_mofi import MofiProcessor
 
 
+__version__ = "0.1.0"  # Here alone; setup.py reads it.
+
 TOWERS = (MofiVisionModel, MofiTextModel, MofiVisionModelWithProjection, MofiTextModelWithProjection)
 
 AutoConfig.register(MofiConfig.model_type, MofiConfig, exist_ok=True)

@@ -4,11 +4,16 @@ import difflib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+
+from .bundled import bundled, find_config
+
+
+NULL = "null"
 
 
 def parse_recipe(
@@ -17,11 +22,14 @@ def parse_recipe(
     """Fills dataclasses from `[RECIPE.yaml ...] [--key value ...]`; what comes later wins.
 
     Every value of the recipe goes through argparse as a flag would, so `1e-3`, which YAML takes for a string, becomes
-    a float, and a wrong type is refused with the name of its key.
+    a float, and a wrong type is refused with the name of its key. `--key null` gives a key that may be None no value.
+    A dataclass may name keys that exclude one another in `EXCLUSIVE`, pairs of field names: one that is given later
+    takes the other's place.
 
     Args:
         dataclass_types: One dataclass or several, with distinct field names.
-        argv: Arguments without the program's name; those of the process by default.
+        argv: Arguments without the program's name; those of the process by default. A recipe that is no file here is
+            looked for among those of the package (see `find_config`).
 
     Returns:
         One instance per dataclass.
@@ -36,33 +44,66 @@ def parse_recipe(
         usage="%(prog)s [RECIPE.yaml ...] [--key value ...]",
         allow_abbrev=False,
     )
+    kinds = parser.dataclass_types
+    exclusive = [pair for kind in kinds for pair in getattr(kind, "EXCLUSIVE", ())]
     recipe: dict[str, Any] = {}
     while argv and not argv[0].startswith("-"):
-        recipe |= read_recipe(argv.pop(0), parser)
+        recipe = override(recipe, read_recipe(argv.pop(0), parser), exclusive)
+    argv, nulls = take_nulls(argv, kinds)
+    given = {flag_name(flag) for flag in argv if flag.startswith("--")}
+    recipe = override(recipe, dict.fromkeys(given, True), exclusive)
+    recipe = {key: value for key, value in recipe.items() if key not in given} | dict.fromkeys(nulls)
     # What no flag can say.
     parser.set_defaults(**{key: value for key, value in recipe.items() if value is None or value == []})
-    namespace = parser.parse_args([*recipe_as_flags(recipe), *argv])
-    values = vars(namespace)
-    return tuple(
-        kind(**{name: values[name] for name, field in kind.__dataclass_fields__.items() if field.init})
-        for kind in parser.dataclass_types
-    )
+    values = vars(parser.parse_args([*recipe_as_flags(recipe), *argv]))
+    return tuple(kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in kinds)
 
 
 def read_recipe(path: str, parser: HfArgumentParser) -> dict[str, Any]:
     """Loads a YAML mapping and refuses keys that no dataclass knows."""
-    if not Path(path).is_file():
-        parser.error(f"recipe {path} does not exist")
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    if (found := find_config(path, suffix=".yaml")) is None:
+        names = ", ".join(sorted(recipe.stem for recipe in bundled("configs").glob("*.yaml")))
+        parser.error(f"recipe {path} does not exist; those of the package are {names}")
+    try:
+        recipe = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"recipe {path} is no YAML: {' '.join(str(error).split())}")
     if not isinstance(recipe, dict):
         parser.error(f"recipe {path} must map keys to values, got a {type(recipe).__name__}")
-    known = {action.dest for action in parser._actions} - {"help"}
+    known = [field.name for kind in parser.dataclass_types for field in fields(kind) if field.init]
     for key in recipe:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             parser.error(f"recipe {path} has the unknown key {key!r}{hint}")
     return recipe
+
+
+def override(recipe: dict[str, Any], later: dict[str, Any], exclusive: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A recipe with later settings in place of its own and of those that exclude them."""
+    replaced = {old for pair in exclusive for new, old in (pair, pair[::-1]) if later.get(new) is not None}
+    return {key: value for key, value in recipe.items() if key not in replaced} | later
+
+
+def flag_name(flag: str) -> str:
+    """The key of `--some_key`, `--some-key` or `--some_key=value`."""
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def take_nulls(argv: Sequence[str], kinds: Sequence[type]) -> tuple[list[str], list[str]]:
+    """Takes `--key null` and `--key=null` out of flags, where the key may be None; returns the rest and the keys."""
+    hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
+    rest: list[str] = []
+    nulls: list[str] = []
+    for token in argv:
+        flag, _, value = token.partition("=") if token.startswith("--") else (rest[-1] if rest else "", "", token)
+        if value != NULL or not flag.startswith("--") or type(None) not in get_args(hints.get(flag_name(flag))):
+            rest.append(token)
+            continue
+        if token == NULL:
+            rest.pop()
+        nulls.append(flag_name(flag))
+    return rest, nulls
 
 
 def recipe_as_flags(recipe: dict[str, Any]) -> list[str]:
@@ -76,3 +117,32 @@ def recipe_as_flags(recipe: dict[str, Any]) -> list[str]:
         else:
             flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
+
+
+def json_mapping(name: str, value: dict | str | None) -> dict:
+    """Reads a mapping that came as a flag, in JSON; a dict stays as it is, None is an empty one.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping ({error}).") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
+    return parsed
+
+
+def check_choices(settings: Any) -> None:
+    """Refuses values that a dataclass's `Literal` fields do not list; argparse has done so for flags.
+
+    Raises:
+        ValueError: With the choices.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+        choices = [choice for literal in literals for choice in get_args(literal)]
+        value = getattr(settings, name, None)
+        if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}.")

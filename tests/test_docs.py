@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "model_card.md", *sorted((ROOT / "docs").glo
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Files whose dataclass fields or arguments are the flags of a command.
 FLAG_FILES = {
-    "train.py": ["train.py", "modeling_mofi/training/arguments.py", "modeling_mofi/training/model_building.py"],
+    "train.py": [f"modeling_mofi/training/{name}.py" for name in ("run", "arguments", "model_building")],
     "evaluate_mofi.py": ["evaluate_mofi.py", "evaluation/benchmark.py"],
     "data_scripts/build_i2e.py": ["data_scripts/arguments.py"],
 }

@@ -7,6 +7,7 @@ from PIL import Image
 import evaluate_mofi
 from evaluation.benchmark import Benchmark, read_benchmarks
 from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.user_errors import run_command
 from tests.evaluation.conftest import COLORS, clip_folder, colors_file, own_caches, picture, write_rows  # noqa: F401
 
 
@@ -71,8 +72,8 @@ def test_missing_and_unknown_arguments_are_named(run, argv, message):
 def test_the_command_ends_with_one_line_on_a_mistake(monkeypatch):
     argv = ["evaluate_mofi.py", "--model", "pixels", "--data", "missing.parquet", "--label_column", "x"]
     monkeypatch.setattr("sys.argv", argv)
-    with pytest.raises(SystemExit, match="^evaluate_mofi.py: missing.parquet does not exist"):
-        evaluate_mofi.run_command()
+    with pytest.raises(SystemExit, match="^error: missing.parquet does not exist"):
+        run_command(evaluate_mofi.main)
 
 
 def test_benchmarks_of_a_recipe_run_by_name(run, tmp_path):
@@ -163,7 +164,7 @@ def test_the_recipes_are_valid_and_complete(recipe, count):
     benchmarks = read_benchmarks(args.benchmarks, default)
     evaluate_mofi.check_arguments(args, benchmarks)
     assert len(benchmarks) == count
-    named = {name for row in json.loads(args.published or "{}").values() for name in row}
+    named = {name for row in (args.published or {}).values() for name in row}
     assert named <= set(benchmarks)
 
 

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from data_scripts import build_i2e
 from modeling_mofi import MofiImageProcessor, MofiProcessor
+from modeling_mofi.training.run import DataArguments, load_rows
 from modeling_mofi.training.trainer import MofiTrainingArguments
-from train import DataArguments, load_rows
 
 
 MEASURING_COLUMNS = ["gold_entity_id", "gold_entity_name", "gold_text_entity_id", "noise", "text_kind"]

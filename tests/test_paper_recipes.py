@@ -8,7 +8,7 @@ from modeling_mofi import MofiConfig, MofiModel
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.training.arguments import MofiTrainingArguments
 from modeling_mofi.training.model_building import ModelArguments
-from train import DataArguments
+from modeling_mofi.training.run import DataArguments
 
 
 # Millions of parameters, projections left out, as the release's README states them.

@@ -25,6 +25,7 @@ from ..configuration_mofi import MofiConfig
 from ..image_processing_mofi import MofiImageProcessor
 from ..modeling_mofi import MofiModel
 from ..processing_mofi import MofiProcessor
+from ..user_errors import run_command
 from .model_card import write_model_card
 from .release_cosines import verify
 
@@ -263,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

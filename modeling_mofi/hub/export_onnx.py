@@ -16,6 +16,7 @@ import torch
 
 from ..modeling_mofi import MofiTextModelWithProjection, MofiVisionModelWithProjection
 from ..processing_mofi import MofiProcessor
+from ..user_errors import run_command
 
 
 logger = logging.getLogger(__name__)
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, extra="onnx")

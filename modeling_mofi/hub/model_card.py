@@ -1,13 +1,13 @@
 """The model card of a checkpoint folder: the template model_card.md, filled with what the folder itself says."""
 
 import json
-import sys
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import yaml
 
+from ..bundled import bundled
 from ..configuration_mofi import MofiConfig
 from .loss_curve import draw_loss_curve
 
@@ -77,7 +77,7 @@ def write_model_card(
         **({"model-index": [{**entry, "name": model_id} for entry in model_index]} if model_index else {}),
     }
     fields = describe(config, folder, recipe=recipe, dataset=dataset, model_id=model_id)
-    body = Template(template_path().read_text(encoding="utf-8")).substitute(
+    body = Template(bundled("model_card.md").read_text(encoding="utf-8")).substitute(
         fields,
         title=model_id.split("/")[-1],
         model_id=model_id,
@@ -87,12 +87,6 @@ def write_model_card(
     card = folder / "README.md"
     card.write_text(f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---\n\n{body}", encoding="utf-8")
     return card
-
-
-def template_path() -> Path:
-    """The template: at the root of a clone, or where installing a wheel puts it."""
-    beside, installed = Path(__file__).parents[2] / "model_card.md", Path(sys.prefix) / "share/mofi/model_card.md"
-    return beside if beside.is_file() else installed
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

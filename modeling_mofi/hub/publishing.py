@@ -19,6 +19,7 @@ from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import AutoProcessor, PreTrainedModel
 
+from ..user_errors import run_command
 from .model_card import CURVE_NAME, write_model_card
 
 
@@ -215,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

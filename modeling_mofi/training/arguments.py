@@ -1,14 +1,13 @@
 """The recipe of a training run: transformers' TrainingArguments and what MOFI adds to them."""
 
-import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from transformers import TrainingArguments
 
+from ..recipe_parser import check_choices, json_mapping
 
-RECIPES = ("multi-task", "supervised", "contrastive")
-NONFINITE_POLICIES = ("stop", "skip")
-ENTITY_WEIGHTINGS = ("none", "similarity")
+
 PARTS = ("image_tower", "text_tower", "entity_head")
 
 
@@ -16,8 +15,8 @@ PARTS = ("image_tower", "text_tower", "entity_head")
 class MofiTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments and MOFI's recipe. Values that the paper does not give are our defaults."""
 
-    recipe: str = field(
-        default="multi-task", metadata={"help": "multi-task (MOFI), supervised (entities only) or contrastive."}
+    recipe: Literal["multi-task", "supervised", "contrastive"] = field(
+        default="multi-task", metadata={"help": "Losses: both (MOFI), that of entities, or that of texts."}
     )
     entity_loss_weight: float = field(
         default=0.5,
@@ -36,34 +35,34 @@ class MofiTrainingArguments(TrainingArguments):
         default=1.0,
         metadata={"help": "Learning rate of each layer of a tower, as a part of the rate of the layer above."},
     )
-    entity_weighting: str = field(
+    entity_weighting: Literal["none", "similarity"] = field(
         default="none",
-        metadata={"help": "none, or similarity: images count in the entity loss as much as their entity fits them."},
+        metadata={"help": "By similarity, images count in the entity loss as much as their entity fits them."},
     )
     ema_decay: float | None = field(
         default=None,
         metadata={"help": "Decay of an average of the towers' weights to evaluate and save instead; null for none."},
     )
-    text_proportions: str = field(
+    text_proportions: dict | str | None = field(
         default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
         metadata={"help": "Shares of alt_text, name and name_and_description among the texts, as JSON."},
     )
-    augmentation: str = field(
-        default="{}", metadata={"help": "Fields of modeling_mofi.data.augmentation.Augmentation, as JSON."}
+    augmentation: dict | str | None = field(
+        default=None, metadata={"help": "Fields of modeling_mofi.data.augmentation.Augmentation, as JSON."}
     )
-    nonfinite_policy: str = field(
-        default="stop", metadata={"help": "stop or skip the step when a loss or gradient is not finite."}
+    nonfinite_policy: Literal["stop", "skip"] = field(
+        default="stop", metadata={"help": "Stop, or skip the step, when a loss or gradient is not finite."}
     )
     gradient_cache_size: int | None = field(
         default=None,
         metadata={"help": "Images whose activations are held at once, for batches beyond memory; null for all."},
     )
-    image_size_schedule: str = field(
-        default="{}",
+    image_size_schedule: dict | str | None = field(
+        default=None,
         metadata={"help": "Pixels a side from which share of the steps on, as JSON: {0: 112, 0.8: 224}."},
     )
-    patch_dropout_schedule: str = field(
-        default="{}",
+    patch_dropout_schedule: dict | str | None = field(
+        default=None,
         metadata={"help": "Share of patches left out from which share of the steps on, as JSON: {0: 0.5, 0.9: 0}."},
     )
     frozen_parts: list[str] = field(
@@ -75,13 +74,14 @@ class MofiTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.text_proportions = parse_json_field("text_proportions", self.text_proportions)
-        self.augmentation = parse_json_field("augmentation", self.augmentation)
+        self.text_proportions = json_mapping("text_proportions", self.text_proportions)
+        self.augmentation = json_mapping("augmentation", self.augmentation)
         for name in ("image_size_schedule", "patch_dropout_schedule"):
             setattr(self, name, parse_schedule(name, getattr(self, name)))
         self._take_compilation()
         super().__post_init__()
-        self._check_choices()
+        check_choices(self)
+        self._check_numbers()
         if self.ddp_find_unused_parameters is None:
             # To look for them takes time at every step. Here alone none is used: `logit_scale` is all that is left.
             self.ddp_find_unused_parameters = self.recipe == "supervised" and "image_tower" in self.frozen_parts
@@ -95,17 +95,11 @@ class MofiTrainingArguments(TrainingArguments):
         self.tower_compilation = {"backend": backend or "inductor", "mode": mode} if wanted else None
         self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
 
-    def _check_choices(self) -> None:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}.")
-        if self.nonfinite_policy not in NONFINITE_POLICIES:
-            raise ValueError(f"nonfinite_policy is {self.nonfinite_policy!r}; it must be stop or skip.")
+    def _check_numbers(self) -> None:
         if not 0 <= self.entity_loss_weight <= 1:
             raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1].")
-        if self.entity_weighting not in ENTITY_WEIGHTINGS:
-            raise ValueError(f"entity_weighting is {self.entity_weighting!r}; it must be none or similarity.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be in (0, 1), or null.")
         if unknown := set(self.frozen_parts) - set(PARTS):
@@ -130,20 +124,9 @@ class MofiTrainingArguments(TrainingArguments):
             )
 
 
-def parse_json_field(name: str, value: dict | str) -> dict:
-    """Reads a JSON mapping that came as a flag; a dict stays as it is."""
-    try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping ({error}).") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{name} is {value!r}; it must be a JSON mapping.")
-    return parsed
-
-
-def parse_schedule(name: str, value: dict | str) -> dict[float, float]:
+def parse_schedule(name: str, value: dict | str | None) -> dict[float, float]:
     """Reads a mapping from shares of the steps, in [0, 1), to the values that begin there."""
-    schedule = parse_json_field(name, value)
+    schedule = json_mapping(name, value)
     try:
         schedule = {float(start): float(begun) for start, begun in schedule.items()}
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The model that a training run starts with: new towers of given sizes, or those of a checkpoint."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -11,10 +11,10 @@ from ..configuration_mofi import MofiConfig
 from ..image_processing_mofi import MofiImageProcessor
 from ..pretraining import MofiForPreTraining
 from ..processing_mofi import MofiProcessor
-from .arguments import MofiTrainingArguments, parse_json_field
+from ..recipe_parser import check_choices, json_mapping
+from .arguments import MofiTrainingArguments
 
 
-ENTITY_INITS = ("random", "text")
 MAX_CONTEXT = 100_000  # Tokenizers without a limit state one of 30 digits.
 
 
@@ -23,29 +23,26 @@ class ModelArguments:
     """Where the model comes from: a checkpoint, or the sizes of new towers."""
 
     init_from: str | None = field(default=None, metadata={"help": "MOFI or CLIP checkpoint to start from."})
-    entity_init: str = field(
+    entity_init: Literal["random", "text"] = field(
         default="random",
-        metadata={
-            "help": "First rows of entities that init_from's head does not know: random, or text (its embedding)."
-        },
+        metadata={"help": "First rows of entities that init_from's head does not know; text is its embedding."},
     )
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the one of init_from."})
-    vision_config: str = field(default="{}", metadata={"help": "CLIPVisionConfig fields, as JSON."})
-    text_config: str = field(default="{}", metadata={"help": "CLIPTextConfig fields, as JSON."})
+    vision_config: dict | str | None = field(default=None, metadata={"help": "CLIPVisionConfig fields, as JSON."})
+    text_config: dict | str | None = field(default=None, metadata={"help": "CLIPTextConfig fields, as JSON."})
     stem_channels: list[int] = field(
         default_factory=list, metadata={"help": "Channels of convolutions before the patches; none for CLIP's own."}
     )
     projection_dim: int = field(default=512, metadata={"help": "Size of the embeddings."})
-    image_processor: str = field(
-        default="{}", metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
+    image_processor: dict | str | None = field(
+        default=None, metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
     )
     attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa or flash_attention_2."})
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("vision_config", "text_config", "image_processor"):
-            setattr(self, name, parse_json_field(name, getattr(self, name)))
-        if self.entity_init not in ENTITY_INITS:
-            raise ValueError(f"entity_init is {self.entity_init!r}; it must be one of {', '.join(ENTITY_INITS)}.")
+            setattr(self, name, json_mapping(name, getattr(self, name)))
         if self.init_from is not None and (self.vision_config or self.text_config or self.stem_channels):
             raise ValueError(
                 "vision_config, text_config and stem_channels are for new towers; init_from has its own. Give one."

@@ -198,7 +198,7 @@ ERRORS = [
     ({"min_similarity": 3, "keep_fraction": None}, r"cosine in [-1, 1], got 3.0"),
     ({"min_similarity": 1.0, "keep_fraction": None}, "no entity has 2 images"),
     ({"min_images_per_entity": 99}, "no entity has 99 images"),
-    ({"disambiguation": "magic"}, "disambiguation is one of text, image, both, got 'magic'"),
+    ({"disambiguation": "magic"}, "--disambiguation: invalid choice: 'magic' (choose from 'text', 'image', 'both')"),
     ({"min_similarity_by_type": "Q5"}, "min_similarity_by_type must be JSON"),
     ({"max_images_per_entity": 1}, "below min_images_per_entity"),
     ({"alt_texts": "x"}, "--alt_texts"),

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data_scripts.build_i2e import main
+from modeling_mofi.user_errors import run_command
 
 
 ENTITIES = [
@@ -101,7 +102,7 @@ def read_build(folder: Path) -> dict[str, bytes]:
 def error_of(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
     """What the command says when it gives up."""
     with pytest.raises(SystemExit) as stopped:
-        main(flags)
+        run_command(lambda: main(flags))
     return f"{stopped.value.code} {capsys.readouterr().err}"
 
 

@@ -1,10 +1,16 @@
 """Recipes: YAML, flags, and what is wrong with them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
-from modeling_mofi.recipe_parser import parse_recipe
+from modeling_mofi.bundled import find_config
+from modeling_mofi.recipe_parser import check_choices, parse_recipe
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -15,6 +21,11 @@ class Settings:
     is_fast: bool = False
     names: list[str] = field(default_factory=list)
     options: str = "{}"
+    low: float | None = None
+    share: float | None = None
+    mode: Literal["fast", "slow"] | None = None
+    model: str | None = "default"
+    EXCLUSIVE: ClassVar = (("low", "share"),)
 
 
 def parse(tmp_path, text, *flags):
@@ -50,11 +61,59 @@ def test_no_recipe_is_needed():
     assert parse_recipe(Settings, ["--data", "b"])[0] == Settings("b")
 
 
+@pytest.mark.parametrize("flags", [["--num_steps", "null"], ["--num-steps=null"]])
+def test_a_flag_may_say_null_over_a_recipe(tmp_path, flags):
+    assert parse(tmp_path, "data: a\nnum_steps: 3\n", *flags).num_steps is None
+
+
+def test_null_is_no_text_where_a_text_may_be_missing_and_text_where_not():
+    assert parse_recipe(Settings, ["--data", "null", "--model", "null"])[0] == Settings("null", model=None)
+
+
+def test_a_flag_takes_the_place_of_the_key_that_it_excludes(tmp_path):
+    settings = parse(tmp_path, "data: a\nshare: 0.5\n", "--low=0.25")
+    assert (settings.low, settings.share) == (0.25, None)
+    assert parse(tmp_path, "data: a\nshare: 0.5\n", "--low", "null").share == 0.5
+
+
+def test_a_later_recipe_takes_the_place_of_the_key_that_it_excludes(tmp_path):
+    second = tmp_path / "second.yaml"
+    second.write_text("share: 0.5\n")
+    settings = parse(tmp_path, "data: a\nlow: 0.25\n", str(second))
+    assert (settings.low, settings.share) == (None, 0.5)
+
+
+def test_two_that_exclude_one_another_given_at_once_are_left_to_be_refused(tmp_path):
+    settings = parse(tmp_path, "data: a\n", "--low", "0.1", "--share", "0.5")
+    assert (settings.low, settings.share) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("name", ["train_b16", "train_b16.yaml", "configs/train_b16.yaml"])
+def test_a_recipe_of_the_package_needs_no_path(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name, suffix=".yaml").read_text() == (ROOT / "configs" / "train_b16.yaml").read_text()
+
+
+def test_a_file_here_comes_before_the_recipe_of_that_name_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train_b16.yaml").write_text("data: a\n")
+    assert parse_recipe(Settings, ["train_b16.yaml"])[0].data == "a"
+    assert find_config("elsewhere/train_l14.yaml") is None
+
+
+def test_choices_are_checked_without_a_command_line_too():
+    check_choices(Settings("a", mode="slow"))
+    with pytest.raises(ValueError, match="mode is 'quick'; it must be one of fast, slow"):
+        check_choices(Settings("a", mode="quick"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("data: a\nlearning_rte: 1\n", "unknown key 'learning_rte'; did you mean 'learning_rate'?"),
         ("data: a\nnum_steps: many\n", "argument --num_steps/--num-steps: invalid int value: 'many'"),
+        ("data: a\nmode: quick\n", "argument --mode: invalid choice: 'quick' (choose from"),
+        ("data: [\n", "is no YAML: while parsing"),
         ("- data\n", "must map keys to values, got a list"),
         ("learning_rate: 1\n", "the following arguments are required: --data"),
     ],

@@ -77,7 +77,7 @@ def test_a_cluster_that_was_there_is_not_ended():
 )
 def test_a_missing_column_is_named_at_once(column, message, recipe):
     started = time.monotonic()
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         main(recipe(engine="ray", **{column: "caption"}))
     assert time.monotonic() - started < 30
 

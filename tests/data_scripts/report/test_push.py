@@ -88,16 +88,22 @@ def test_many_files_go_in_several_commits_the_card_in_the_last(recipe, hub, tmp_
 
 
 @pytest.mark.parametrize(
-    ("break_hub", "message"),
+    ("break_hub", "error", "message"),
     [
-        (lambda monkeypatch: monkeypatch.setenv("HF_TOKEN", READER_TOKEN), "refused to write me/i2e"),
-        (lambda monkeypatch: monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9"), "out of reach"),
+        (lambda monkeypatch: monkeypatch.setenv("HF_TOKEN", READER_TOKEN), PermissionError, "refused to write me/i2e"),
+        (
+            lambda monkeypatch: monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9"),
+            ConnectionError,
+            "out of reach",
+        ),
     ],
     ids=["no right", "no network"],
 )
-def test_a_push_that_fails_says_why_and_leaves_the_data_set(break_hub, message, recipe, hub, tmp_path, monkeypatch):
+def test_a_push_that_fails_says_why_and_leaves_the_data_set(
+    break_hub, error, message, recipe, hub, tmp_path, monkeypatch
+):
     break_hub(monkeypatch)
     pairs = write_pairs(tmp_path / "few.parquet", make_pairs(12))
-    with pytest.raises(SystemExit, match=f"{message}.*the data set is in"):
+    with pytest.raises(error, match=f"{message}.*the data set is in"):
         main(recipe(pairs=pairs, push_to_hub="me/i2e"))
     assert len(datasets.load_dataset(str(tmp_path / "i2e"), split="train")) == 10

@@ -13,7 +13,7 @@ def make(tmp_path, **settings):
     ("settings", "message"),
     [
         ({"recipe": "clip"}, "recipe is 'clip'; it must be one of multi-task, supervised, contrastive"),
-        ({"nonfinite_policy": "hope"}, "nonfinite_policy is 'hope'; it must be stop or skip"),
+        ({"nonfinite_policy": "hope"}, "nonfinite_policy is 'hope'; it must be one of stop, skip"),
         ({"entity_loss_weight": 1.5}, r"entity_loss_weight is 1.5; it must be in \[0, 1\]"),
         ({"text_proportions": "{alt"}, "text_proportions is '{alt'; it must be a JSON mapping"),
         ({"frozen_parts": ["head"]}, "frozen_parts has head; it may have image_tower, text_tower, entity_head"),
@@ -21,7 +21,7 @@ def make(tmp_path, **settings):
         ({"patch_dropout_schedule": {0: 1.0}}, r"patch_dropout_schedule is .* must be in \[0, 1\)"),
         ({"image_size_schedule": {0.5: 112}}, "image_size_schedule .* first value must begin at 0"),
         ({"image_size_schedule": {"start": 112}}, "image_size_schedule .* must map shares of the steps to numbers"),
-        ({"entity_weighting": "prior"}, "entity_weighting is 'prior'; it must be none or similarity"),
+        ({"entity_weighting": "prior"}, "entity_weighting is 'prior'; it must be one of none, similarity"),
         ({"layer_decay": 0}, r"layer_decay is 0; it must be in \(0, 1\]"),
         ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in \(0, 1\), or null"),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),

@@ -1,0 +1,57 @@
+"""How every command ends that its user made a mistake in: one line, exit status 1, no traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, requires
+from typing import Any
+
+
+# What the project raises for settings, files, rights, the network and values that are not finite.
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+# Set to anything, it shows the traceback, for whoever looks for a fault in the program.
+SHOW_TRACEBACK = "MOFI_TRACEBACK"
+# Packages whose name is not that of the module.
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "optimum": "optimum-quanto", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count.
+
+
+def run_command(main: Callable[[], Any], *, extra: str | None = None) -> None:
+    """Runs a command's `main`.
+
+    Args:
+        extra: The extra that this command belongs to, asked for first where a module is missing.
+
+    Raises:
+        SystemExit: With `error: ...`, which ends the program with status 1.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except USER_ERRORS as error:
+        if os.environ.get(SHOW_TRACEBACK):
+            raise
+        hint = missing_extra(error, extra) if isinstance(error, ModuleNotFoundError) else ""
+        # Messages of libraries have line breaks.
+        sys.exit("error: " + " ".join(f"{str(error) or type(error).__name__}{hint}".split()))
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str | None) -> str:
+    """Names the extra that brings a missing module; nothing for a module of none."""
+    module = (error.name or "").split(".")[0]
+    wanted = DISTRIBUTIONS.get(module, module).replace("_", "-")
+    try:
+        lines = requires("mofi") or []
+    except PackageNotFoundError:
+        lines = []
+    found = [
+        match[2]
+        for line in lines
+        if (match := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line))
+        and match[1].lower().replace("_", "-") == wanted
+    ]
+    if not found:
+        return ""
+    return f'. Install what it belongs to: pip install "mofi[{extra if extra in found else found[0]}]"'
