@@ -23,6 +23,7 @@ EXTRAS = {
         "pillow<13",
         "pyarrow>=21,<27",
         "pyyaml<7",
+        "scipy<2",
         "spacy>=3.8,<4",
         "tqdm<5",
     ],
@@ -80,7 +81,7 @@ setup(
     packages=find_packages(include=["modeling_mofi*", "data_scripts*", "evaluation*"])
     + ["metrics", "metrics.knn_accuracy", "metrics.recall_at_k", "metrics.retrieval_map"],
     py_modules=["mofi", "evaluate_mofi"],
-    package_data={"data_scripts.report": ["*.css", "*.jinja"]},
+    package_data={"data_scripts.report": ["*.css", "*.jinja"], "data_scripts.linking": ["*.json"]},
     cmdclass={"build_py": BuildWithBundle},
     entry_points={"console_scripts": ["mofi = mofi:main"]},
     # transformers 5.20 is the first with `sub_configs_defaults`, which MofiConfig relies on.

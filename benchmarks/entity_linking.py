@@ -26,7 +26,7 @@ from data_scripts.build_knowledge_base import FORMAT_VERSION, KnowledgeBaseArgum
 from data_scripts.engine.files import hash_file
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.link_entities import link_entities
-from data_scripts.linking.link_evidence import LinkWeights
+from data_scripts.linking.link_weights import default_weights
 from data_scripts.linking.recognize_mentions import make_mention, recognize_mentions
 from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.schema import Batch
@@ -35,16 +35,11 @@ from data_scripts.text.tokens import alias_key
 
 BATCH_SIZE = 1000
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-TEXT = ("description", "context")
-CASE = (
-    *("lower_in_mixed", "lower_in_lower", "lower_phrase", "capital", "capital_common"),
-    *("corpus_case", "only_capitals", "other_name", "coverage", "inside_name"),
-)
 # The parts that are off in each row of `--parts`.
 PARTS = {
-    "prior": ("coherence", *TEXT, *CASE),
-    "prior + coherence": (*TEXT, *CASE),
-    "prior + coherence + text": CASE,
+    "prior": ("coherence", "text", "case"),
+    "prior + coherence": ("text", "case"),
+    "prior + coherence + text": ("case",),
     "prior + coherence + text + case": (),
 }
 Gold = dict[str, object]
@@ -101,9 +96,14 @@ def split_texts(texts: Iterable[str], *, into: str) -> list[str]:
     return [sentence for text in texts for sentence in SENTENCE_END.split(text)]
 
 
+def title_case(text: str) -> str:
+    """A text with a capital at every word."""
+    return " ".join(word[:1].upper() + word[1:] for word in text.split(" "))
+
+
 def measure_parts(gold: list[Gold], mentions: str, *, spacy_model: str | None, **files: str) -> dict[str, dict]:
     """The measure with the prior alone, then with one part more at a time."""
-    default = LinkWeights()
+    default = default_weights()
     measured = {
         name: measure(gold, mentions, weights=default.without(*off), spacy_model=None, **files)
         for name, off in PARTS.items()

@@ -53,12 +53,15 @@ class LinkArguments:
     language: str = field(default="en", metadata={"help": "Language of function words."})
     spacy_model: str | None = field(default=None, metadata={"help": "spaCy pipeline with `ner`; none: aliases alone."})
     boilerplate: list[str] = field(
-        default_factory=list, metadata={"help": "Words that name nothing in these texts, beside those found by count."}
+        default_factory=list, metadata={"help": "Words that name nothing in these texts; they are never linked."}
     )
-    num_statistics_texts: int = field(default=200_000, metadata={"help": "Texts from which boilerplate is learned."})
+    not_boilerplate: list[str] = field(
+        default_factory=list, metadata={"help": "Words that name something however many of these texts have them."}
+    )
+    num_statistics_texts: int = field(default=200_000, metadata={"help": "Texts from which statistics are learned."})
     coherence: bool = field(default=True, metadata={"help": "Let the other entities of a text speak."})
     text_similarity: bool = field(default=True, metadata={"help": "Let the other words of a text speak."})
-    min_probability: float = field(default=0.5, metadata={"help": "Least probability that a mention is no NIL."})
+    min_probability: float = field(default=0.35, metadata={"help": "Least probability that a mention is no NIL."})
     disambiguation: Literal["text", "image", "both"] = field(
         default="text", metadata={"help": "Who chooses among the candidates of a mention."}
     )

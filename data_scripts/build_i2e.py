@@ -177,6 +177,7 @@ def write_statistics(build: Build, _: Part, path: Path) -> None:
         knowledge_base=build.knowledge_base,
         language=link.language,
         boilerplate=link.boilerplate,
+        not_boilerplate=link.not_boilerplate,
     )
     write_text_statistics(statistics, path)
 

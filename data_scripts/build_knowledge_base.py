@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from data_scripts.engine.files import fingerprint_file, hash_file, hash_settings, write_array
 from data_scripts.knowledge_base.graph_embeddings import embed_from_graph, read_biggraph_embeddings
+from data_scripts.knowledge_base.links import iterate_values, link_arrays, link_table
 from data_scripts.knowledge_base.read_wikidata import read_anchor_counts, read_entities, read_exclusions
 from data_scripts.knowledge_base.store import (
     CASELESS,
@@ -34,6 +35,7 @@ from data_scripts.knowledge_base.store import (
 )
 from data_scripts.text.description_tokens import token_norms, token_table
 from data_scripts.text.tokens import HASH_BITS, MAX_KEY_LENGTH, alias_key
+from data_scripts.text.word_case import lower_odds_table
 from modeling_mofi.bundled import find_config
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
@@ -42,9 +44,9 @@ from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
-# Our defaults: an alias that is not the entity's own name counts less, as in "Apple Store" for "apple".
-ALIAS_WEIGHT = 0.3
 MAX_CANDIDATES = 64
+# Sitelinks that stand for a quarter of an anchor, where anchors are counted and an entity has none.
+ANCHOR_SITELINKS = 20
 
 FILE_SETTINGS = ("source", "exclusions", "anchor_counts", "embeddings")
 NOT_CONTENT = ("output_dir", "num_processes")
@@ -77,7 +79,7 @@ class KnowledgeBaseArguments:
         metadata={"help": "YAML list of types that no image can show, with a reason each (Wikidata dumps only)."},
     )
     anchor_counts: str | None = field(
-        default=None, metadata={"help": "Table `alias <tab> entity_id <tab> count`; replaces sitelinks in the prior."}
+        default=None, metadata={"help": "Table `alias <tab> entity_id <tab> count`; sitelinks fill its gaps."}
     )
     embeddings: str | None = field(
         default=None, metadata={"help": "Entity embeddings in PyTorch-BigGraph's format; otherwise made from links."}
@@ -223,16 +225,33 @@ def write_arrays(folder: Path, table: pa.Table, args: KnowledgeBaseArguments) ->
     save(folder, "tokens", tokens[1])
     save(folder, "inverse_frequency", weights)
     save(folder, "description_norms", token_norms(tokens, weights))
+    save(folder, "popularity", popularity(sitelinks))
+    save(folder, "lower_odds", lower_odds_table(filter(None, iterate_values(table["description"]))))
+    links = link_table(table, ids)
+    for name, array in link_arrays(links).items():
+        save(folder, name, array)
     if args.embeddings:
         embeddings = read_biggraph_embeddings(args.embeddings, ids)
     else:
-        embeddings = embed_from_graph(link_table(table, ids), tokens, inverse_frequency=weights)
+        embeddings = embed_from_graph(links, tokens, inverse_frequency=weights)
     save(folder, "embeddings", embeddings)
 
 
 def save(folder: Path, name: str, array: np.ndarray) -> None:
     """Writes one array of the knowledge base."""
     write_array(folder / f"{name}.npy", array)
+
+
+def popularity(sitelinks: np.ndarray) -> np.ndarray:
+    """Minus the log of the share of entities with more sitelinks, ties halved; 0 where all have as many, float32.
+
+    A rank, not a count: sitelinks, page views and incoming links have scales of their own.
+    """
+    ordered = np.sort(sitelinks)
+    below = np.searchsorted(ordered, sitelinks, "left") + np.searchsorted(ordered, sitelinks, "right")
+    if ordered[0] == ordered[-1]:
+        return np.zeros(len(sitelinks), np.float32)
+    return -np.log1p(-below / (2 * len(sitelinks))).astype(np.float32)
 
 
 def spelling(name: str) -> int:
@@ -257,12 +276,12 @@ def write_alias_table(
     rows: list[int] = []
     weights: list[float] = []
     forms: list[int] = []
-    for row, alias_list in enumerate(iterate_lists(aliases)):
+    for row, alias_list in enumerate(iterate_values(aliases)):
         for key, form in entity_keys(names[row], alias_list).items():
-            if anchors is None:
-                weight = (sitelinks[row] + 1) * (1.0 if form & OWN_NAME else ALIAS_WEIGHT)
-            else:
-                weight = anchors.get((key, ids[row]), 0) + 0.5
+            # Counts of anchors where there are any; sitelinks tell the others of an alias apart, below one count.
+            weight = sitelinks[row] + 1
+            if anchors is not None:
+                weight = anchors.get((key, ids[row]), 0) + 0.5 * weight / (weight + ANCHOR_SITELINKS)
             keys.append(key)
             rows.append(row)
             weights.append(weight)
@@ -301,25 +320,6 @@ def entity_keys(name: str, aliases: Iterable[str]) -> dict[str, int]:
             written = ONLY_CAPITALS if len(key) > 1 and alias.isupper() else 0
             forms[key] = forms.get(key, ONLY_CAPITALS) & written
     return {key: form | (OWN_NAME if key == own else 0) for key, form in forms.items()}
-
-
-def iterate_lists(column: pa.ChunkedArray) -> Iterator[list]:
-    """Rows of a list column, one chunk in memory at a time."""
-    for chunk in column.chunks:
-        for first in range(0, len(chunk), 10_000):
-            yield from chunk.slice(first, 10_000).to_pylist()
-
-
-def link_table(table: pa.Table, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and entity rows of the links and types that lead to kept entities."""
-    rows_of = {entity_id: row for row, entity_id in enumerate(ids)}
-    offsets = np.zeros(table.num_rows + 1, dtype=np.int64)
-    neighbours: list[int] = []
-    pairs = zip(iterate_lists(table["links"]), iterate_lists(table["types"]), strict=True)
-    for row, (links, types) in enumerate(pairs):
-        neighbours += sorted({rows_of[target] for target in (*links, *types) if target in rows_of})
-        offsets[row + 1] = len(neighbours)
-    return offsets, np.array(neighbours, dtype=np.int32)
 
 
 def write_manifest(folder: Path, args: KnowledgeBaseArguments, *, source_hash: str, counts: dict[str, int]) -> None:

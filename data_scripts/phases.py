@@ -24,7 +24,7 @@ from data_scripts.images.filter_model import prepare_image
 from data_scripts.images.score_entities import score_entities
 from data_scripts.knowledge_base.store import open_knowledge_base, read_manifest
 from data_scripts.linking.link_entities import link_entities
-from data_scripts.linking.link_evidence import LinkWeights
+from data_scripts.linking.link_weights import default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
 from data_scripts.sources.pairs import read_images, read_pairs
@@ -159,11 +159,8 @@ def check_models(args: BuildArguments) -> None:
 def link_job(build: Build) -> Job:
     """The text phase: pairs to candidates."""
     link = build.args.link
-    weights = LinkWeights()
-    if not link.coherence:
-        weights = weights.without("coherence")
-    if not link.text_similarity:
-        weights = weights.without("description", "context")
+    off = {"coherence": not link.coherence, "text": not link.text_similarity}
+    weights = default_weights().without(*(part for part, is_off in off.items() if is_off))
     recognize = partial(
         recognize_mentions,
         knowledge_base=build.knowledge_base,

@@ -53,7 +53,7 @@ ROOMS = {
         "images": ("schema", "engine", "knowledge_base"),
         "labels": ("schema", "arguments", "engine", "knowledge_base"),
         "phases": ("schema", "arguments", "engine", "sources", "knowledge_base", "linking", "images", "labels"),
-        "report": ("schema", "engine", "text", "sources", "knowledge_base", "images", "labels", "phases"),
+        "report": ("schema", "engine", "text", "sources", "knowledge_base", "linking", "images", "labels", "phases"),
     },
 }
 STAGES = (

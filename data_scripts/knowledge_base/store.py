@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -41,6 +41,12 @@ class KnowledgeBase:
         tokens: Hashed description tokens, int32, distinct and ascending per entity.
         description_norms: Length of the vector of each entity's weighted tokens, float32, [entities].
         inverse_frequency: Weight of each hashed token, float32, [2**20].
+        popularity: Minus the log of the share of entities with more sitelinks, float32, [entities].
+        lower_odds: Log odds that the descriptions write a hashed word in lower case, float32, [2**20].
+        link_offsets: Entities that entity i links to are `link_targets[link_offsets[i]:link_offsets[i + 1]]`.
+        link_targets: Entity rows, int32.
+        link_weights: Weight of a link to each entity, float32, [entities].
+        link_norms: Length of the vector of each entity's weighted links and itself, float32, [entities].
         ids: Id of each entity in UTF-8, [entities].
         id_order: Entity rows in the order of their ids, int32, [entities].
     """
@@ -60,6 +66,12 @@ class KnowledgeBase:
         self.tokens = self.open_array("tokens")
         self.description_norms = self.open_array("description_norms")
         self.inverse_frequency = self.open_array("inverse_frequency")
+        self.popularity = self.open_array("popularity")
+        self.lower_odds = self.open_array("lower_odds")
+        self.link_offsets = self.open_array("link_offsets")
+        self.link_targets = self.open_array("link_targets")
+        self.link_weights = self.open_array("link_weights")
+        self.link_norms = self.open_array("link_norms")
         self.table = pa.ipc.open_file(pa.memory_map(str(self.folder / "entities.arrow"))).read_all()
         self.chunk_starts = np.cumsum([0, *(len(chunk) for chunk in self.table["entity_id"].chunks)])[:-1]
         self.ids = self.open_array("entity_ids")

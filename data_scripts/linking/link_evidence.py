@@ -1,127 +1,156 @@
-"""The signs by which `link_entities` tells the candidates of a mention apart: spelling and the words of the text."""
+"""The evidence by which `link_entities` chooses among the candidates of a mention, and tells whether one is meant.
+
+Each piece of evidence is an array with a name; `link_weights.json` has a weight for each name.
+"""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from data_scripts.knowledge_base.store import COMMON, ONLY_CAPITALS, OWN_NAME, PROPER, KnowledgeBase
-from data_scripts.linking.statistics import TextStatistics
+from data_scripts.linking.candidates import Candidates, Evidence, flatten_ranges
+from data_scripts.linking.statistics import TextStatistics, look_up
 from data_scripts.schema import Batch
-from data_scripts.text.letter_case import lower_class, upper_class
+from data_scripts.text.letter_case import SPELLING_NUMBERS, SPELLINGS, spelling_class
 from data_scripts.text.tokens import HASH_BITS, hashed_mention_words, hashed_words
 
 
 TEXT_SHIFT = 1 << 32
+# The spelling of a mention counts for names and for common nouns apart; candidates in scripts without case have none.
+KINDS = ("name", "noun")
+SPELLING_WEIGHTS = tuple(f"{kind}:{spelling}" for kind in KINDS for spelling in SPELLINGS)
 
 
 @dataclass(frozen=True)
-class LinkWeights:
-    """How much each sign of an entity counts, in log odds; our defaults, chosen on the sample's training split.
+class MentionEvidence:
+    """What the mentions and their texts show, whatever the candidate, [M] each.
 
     Attributes:
-        nil: Log odds of "no entity of the knowledge base"; every candidate competes with it.
-        prior: Times log P(entity | alias).
-        coherence: Times the cosine to the other entities of the text; 0 turns the part off.
-        description: Times the cosine of the text's words and the description's; 0 turns the part off.
-        context: Times the cosine to the entities that the text's words go with; 0 turns the part off.
-        coverage: Times the share of the text's words that the mention covers.
-        lower_in_mixed: A proper name in lower case where the text does use capitals.
-        lower_in_lower: A proper name of one word in a text all in lower case.
-        lower_phrase: The same for a name of several words.
-        capital: A proper name with its capital inside a sentence.
-        capital_common: A common noun with a capital inside a sentence.
-        corpus_case: Times the log odds that the texts write this alias with its capital; for proper names.
-        only_capitals: An alias that its entity has in capitals alone (`HEAD`), for a mention in lower case.
-        other_name: A proper name called by an alias that is not its own name.
-        inside_name: The mention is part of a longer name that the knowledge base does not know.
+        spelling: Number of the spelling in `SPELLINGS`.
+        lower_descriptions: Mean log odds that the descriptions write its words in lower case.
+        lower_texts: The same for the texts that were read for the statistics.
+        coverage: Share of the telling words of the text that the mention covers.
+        length: Log of its characters.
+        continues: Whether a longer name seems to go on: a capital follows, or NER found a longer one.
+        followed: Whether another mention follows directly, as `ball` in `tennis ball`.
+        preceded: Whether another mention goes directly before.
+        acronym: Whether it is in capitals in a text that is not.
+        commonness: How common its alias is in the texts.
     """
 
-    nil: float = -1.5
-    prior: float = 1.0
-    coherence: float = 1.0
-    description: float = 3.0
-    context: float = 1.5
-    coverage: float = 1.5
-    lower_in_mixed: float = -4.0
-    lower_in_lower: float = -2.5
-    lower_phrase: float = -0.5
-    capital: float = 0.5
-    capital_common: float = -0.5
-    corpus_case: float = 1.0
-    only_capitals: float = -0.5
-    other_name: float = -0.5
-    inside_name: float = -1.0
+    spelling: np.ndarray
+    lower_descriptions: np.ndarray
+    lower_texts: np.ndarray
+    coverage: np.ndarray
+    length: np.ndarray
+    continues: np.ndarray
+    followed: np.ndarray
+    preceded: np.ndarray
+    acronym: np.ndarray
+    commonness: np.ndarray
 
-    def without(self, *parts: str) -> "LinkWeights":
-        """The weights with some parts turned off."""
-        return replace(self, **dict.fromkeys(parts, 0.0))
+    @classmethod
+    def of(
+        cls, batch: Batch, flat: Candidates, words: "TextWords", kb: KnowledgeBase, learned: TextStatistics
+    ) -> "MentionEvidence":
+        """Looks at each mention once."""
+        texts = [batch["alt_text"][row] for row in flat.text.tolist()]
+        mentions = flat.mentions
+        written = [mention["text"] for mention in mentions]
+        ends = [mention["end"] for mention in mentions]
+        spelling = [
+            SPELLING_NUMBERS[spelling_class(text, mention["start"], name)]
+            for text, mention, name in zip(texts, mentions, written, strict=True)
+        ]
+        spelling = np.array(spelling, np.int64)
+        goes_on = [
+            mention["recognizer"] == "alias in ner"
+            or (text[end : end + 1] == " " and text[end + 1 : end + 2].isupper())
+            for text, mention, end in zip(texts, mentions, ends, strict=True)
+        ]
+        is_capital = (spelling == SPELLING_NUMBERS["capital"]) | (spelling == SPELLING_NUMBERS["first_capital"])
+        touches = np.array([text[end : end + 1] in (" ", "-", "_") for text, end in zip(texts, ends, strict=True)])
+        starts = np.array([mention["start"] for mention in mentions])
+        followed = np.zeros(len(mentions))
+        followed[:-1] = (flat.text[1:] == flat.text[:-1]) & (starts[1:] - np.array(ends[:-1]) == 1) & touches[:-1]
+        is_upper = np.array(list(map(str.isupper, written))) & (spelling != SPELLING_NUMBERS["capitals"])
+        length = np.array(list(map(len, written)))
+        return cls(
+            spelling=spelling,
+            lower_descriptions=words.mean_of_mention(kb.lower_odds[words.own_word]),
+            lower_texts=words.mean_of_mention(look_up(learned.cased_tokens, learned.lower_odds, words.own_word)),
+            coverage=words.coverage(flat),
+            length=np.log(length),
+            continues=np.array(goes_on) & is_capital,
+            followed=followed,
+            preceded=np.r_[0.0, followed[:-1]],
+            acronym=is_upper & (length > 1),
+            commonness=look_up(learned.common_aliases, learned.commonness, flat.alias),
+        )
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Candidates of a batch, flat, grouped by mention, mentions grouped by text.
+def choice_evidence(
+    flat: Candidates, about: MentionEvidence, words: "TextWords", kb: KnowledgeBase, learned: TextStatistics
+) -> Evidence:
+    """What tells the candidates of a mention apart, coherence aside, [K] each.
 
-    Attributes:
-        mention: Mention of each candidate, [K].
-        entity: Entity row, [K].
-        prior: P(entity | alias), [K].
-        form: Bits of `KnowledgeBase.candidate_forms`, [K].
-        alias: Alias index of each mention, [M].
-        text: Text of each mention, [M].
-        slot: Position of each mention in its row's list, [M].
-        mentions: The mentions themselves, [M].
+    `own_name` and `other_name` say whether the alias is the entity's name, `other_name` of names alone;
+    `only_capitals` that the entity has it in capitals alone (`HEAD`) but the mention is in lower case;
+    `lower_descriptions` is of names alone.
     """
-
-    mention: np.ndarray
-    entity: np.ndarray
-    prior: np.ndarray
-    form: np.ndarray
-    alias: np.ndarray
-    text: np.ndarray
-    slot: np.ndarray
-    mentions: list[dict]
-
-    @property
-    def starts(self) -> np.ndarray:
-        """First candidate of each mention, [M]; every mention has one."""
-        return np.flatnonzero(np.r_[True, self.mention[1:] != self.mention[:-1]])
+    is_proper = kb.is_proper[flat.entity] == PROPER
+    is_own = (flat.form & OWN_NAME) != 0
+    is_lower = np.isin(about.spelling, LOWER)[flat.mention]
+    return {
+        "prior": np.log(flat.prior.astype(np.float64)),
+        "own_name": is_own.astype(np.float64),
+        "other_name": (~is_own & is_proper).astype(np.float64),
+        "only_capitals": (is_lower & ((flat.form & ONLY_CAPITALS) != 0)).astype(np.float64),
+        "lower_descriptions": is_proper * about.lower_descriptions[flat.mention],
+        "description": words.description_similarity(flat, kb),
+        "context": words.context_similarity(flat, kb, learned),
+    }
 
 
-def flatten_ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All numbers of the ranges [first, last), one range after another, and the range each comes from."""
-    lengths = np.asarray(last - first)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    shift = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) - np.repeat(shift - first, lengths), owner
+LOWER = [SPELLING_NUMBERS[name] for name in SPELLINGS if name.startswith("lower")]
 
 
-def spelling_evidence(
-    batch: Batch, flat: Candidates, kb: KnowledgeBase, *, learned: TextStatistics, weights: LinkWeights
-) -> np.ndarray:
-    """What upper and lower case say for and against each candidate, [K].
+def spelling_of(flat: Candidates, about: MentionEvidence, kb: KnowledgeBase) -> np.ndarray:
+    """Number in `SPELLING_WEIGHTS` of each candidate, -1 in scripts without case, [K]."""
+    kind = kb.is_proper[flat.entity]
+    spelling = about.spelling[flat.mention]
+    return np.where(kind == PROPER, spelling, np.where(kind == COMMON, len(SPELLINGS) + spelling, -1))
 
-    A text all in capitals, a mention at the beginning and a candidate in a script without case say nothing.
+
+def meaning_evidence(
+    best: np.ndarray, choice: Evidence, flat: Candidates, about: MentionEvidence, kb: KnowledgeBase
+) -> Evidence:
+    """What tells whether any candidate of a mention is meant, by its likeliest one, [M] each.
+
+    Args:
+        best: The likeliest candidate of each mention, [M].
+        choice: `choice_evidence` and `coherence`, [K] each.
     """
-    texts = batch["alt_text"]
-    written = [mention["text"] for mention in flat.mentions]
-    lower = list(map(str.islower, written))
-    classes = [
-        lower_class(texts[row], name) if is_lower else upper_class(texts[row], mention["start"], name)
-        for row, mention, name, is_lower in zip(flat.text.tolist(), flat.mentions, written, lower, strict=True)
-    ]
-    value = {None: 0.0} | vars(weights)
-    for_proper = np.array([value[name] for name in classes])
-    for_common = np.array([weights.capital_common if name == "capital" else 0.0 for name in classes])
-    inside = [mention["recognizer"] == "alias in ner" for mention in flat.mentions]
-    spelling = kb.is_proper[flat.entity]
-    for_proper += weights.corpus_case * learned.case_evidence_of(flat.alias)
-    is_other_name = (flat.form & OWN_NAME) == 0
-    evidence = np.where(spelling == PROPER, for_proper[flat.mention] + weights.other_name * is_other_name, 0.0)
-    evidence += np.where(spelling == COMMON, for_common[flat.mention], 0.0)
-    evidence += weights.only_capitals * (np.array(lower)[flat.mention] & ((flat.form & ONLY_CAPITALS) != 0))
-    return evidence + weights.inside_name * np.array(inside, dtype=np.float64)[flat.mention]
+    kind = kb.is_proper[flat.entity[best]]
+    is_name, is_noun = (kind == PROPER).astype(np.float64), (kind == COMMON).astype(np.float64)
+    names = ("own_name", "only_capitals", "description", "context", "relatedness", "similarity")
+    return {
+        **{name: choice[name][best] for name in names},
+        "popularity": kb.popularity[flat.entity[best]].astype(np.float64),
+        "name_lower_descriptions": is_name * about.lower_descriptions,
+        "noun_lower_descriptions": is_noun * about.lower_descriptions,
+        "name_lower_texts": is_name * about.lower_texts,
+        "noun_lower_texts": is_noun * about.lower_texts,
+        "coverage": about.coverage,
+        "length": about.length,
+        "continues": about.continues.astype(np.float64),
+        "followed": about.followed,
+        "preceded": about.preceded,
+        "acronym": about.acronym.astype(np.float64),
+        "commonness": about.commonness,
+    }
 
 
 @dataclass(frozen=True)
@@ -134,6 +163,7 @@ class TextWords:
         own_mention: Mention of each word of a mention, ascending, [V].
         own_word: Hashed words of mentions, [V].
         num_texts: Texts in the batch.
+        num_mentions: M.
         frequent: Hashed words that say little, ascending.
     """
 
@@ -142,6 +172,7 @@ class TextWords:
     own_mention: np.ndarray
     own_word: np.ndarray
     num_texts: int
+    num_mentions: int
     frequent: np.ndarray
 
     @classmethod
@@ -150,7 +181,7 @@ class TextWords:
         text, word = flatten_words([hashed_words(text) for text in batch["alt_text"]])
         keys = np.sort(text * TEXT_SHIFT + word)
         own = flatten_words([hashed_mention_words(mention["text"]) for mention in flat.mentions])
-        return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, *own, len(batch["alt_text"]), frequent)
+        return cls(keys // TEXT_SHIFT, keys % TEXT_SHIFT, *own, len(batch["alt_text"]), len(flat.mentions), frequent)
 
     def coverage(self, flat: Candidates) -> np.ndarray:
         """Share of the telling words of its text that each mention covers, in [0, 1], [M]."""
@@ -188,6 +219,22 @@ class TextWords:
         own_keys = self.own_mention * TEXT_SHIFT + self.own_word
         shared = shared[~np.isin(mention[shared] * TEXT_SHIFT + tokens[shared], own_keys)]
         return candidate[shared], tokens[shared]
+
+    def mean_of_mention(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the words of each mention, 0 for a mention without words, [M], from [V]."""
+        counts = np.bincount(self.own_mention, minlength=self.num_mentions)
+        return np.bincount(self.own_mention, weights=values, minlength=self.num_mentions) / np.maximum(counts, 1)
+
+    def context_similarity(self, flat: Candidates, kb: KnowledgeBase, learned: TextStatistics) -> np.ndarray:
+        """Dot product of each ambiguous candidate with the entities that the words of its text go with, [K].
+
+        The embeddings lie at random places of a large file: a candidate without rivals is not worth a look.
+        """
+        result = np.zeros(len(flat.mention))
+        rivals = np.bincount(flat.mention)[flat.mention] > 1
+        vectors = self.context_vectors(learned)[flat.text[flat.mention[rivals]]]
+        result[rivals] = np.einsum("kd,kd->k", kb.embeddings[flat.entity[rivals]].astype(np.float32), vectors)
+        return result
 
     def context_vectors(self, learned: TextStatistics) -> np.ndarray:
         """Mean of the context vectors of the words of each text, [texts, D]."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 import spacy
 
 from data_scripts.knowledge_base.store import KnowledgeBase
+from data_scripts.text.letter_case import text_case
 from data_scripts.text.tokens import MAX_KEY_LENGTH, TokenizedText, tokenize_text
 
 
@@ -162,5 +163,5 @@ def tokens_reached(key: str, ends: tuple[int, ...], end: int) -> int:
 
 
 def is_name(text: str, start: int) -> bool:
-    """Whether function words inside a text are written as a name, with a capital that is not the text's."""
-    return text[start : start + 1].isupper() and not text.isupper()
+    """Whether function words inside a text are written as a name, with a capital where others have none."""
+    return text[start : start + 1].isupper() and text_case(text) == "mixed"

@@ -1,13 +1,12 @@
 """Learns from a part of the texts what no knowledge base says.
 
-Which aliases are boilerplate, what words go with what, and which names are written with a capital. The plan of the
-shards fixes the part that is read, so every process and machine learns the same.
+Which aliases are in so many of them that they hardly name anything, what words go with what, and which words are
+written in lower case. The plan of the shards fixes the part that is read: every process and machine learns the same.
 """
 
 import logging
-import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,22 +16,25 @@ import numpy as np
 
 from data_scripts.engine.files import save_arrays
 from data_scripts.knowledge_base.graph_embeddings import normalize_rows
-from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.linking.match import AliasMatcher, Match, open_matcher
-from data_scripts.text.letter_case import spelling_class
+from data_scripts.text.letter_case import text_case
 from data_scripts.text.tokens import alias_key, content_tokens, hash_token, tokenize_text
 from data_scripts.text.web_text import read_web_text
+from data_scripts.text.word_case import lower_odds
 
 
 logger = logging.getLogger(__name__)
 
-# Our defaults. An alias is boilerplate if it stands in many texts, seldom alone, and beside ever other words.
+# A word of so many texts says little as context.
 MIN_SHARE = 0.008
 MIN_TEXTS = 20
-MAX_ALONE_SHARE = 0.12
-MIN_NEIGHBOUR_SHARE = 0.3
 MIN_CONTEXTS = 5
-MAX_CASE_EVIDENCE = 2.0
+# Commonness is log(1 + 20 x share): nothing at .1% of the texts, .3 for the hats of everyday captions (2%), 1.6 for
+# the `icon` of every fifth text. Shares are of so many texts more, so that they mean the same in a corpus of any size.
+SHARE_SCALE = 20
+PSEUDO_TEXTS = 200
+MIN_COMMONNESS = 0.02
 DIGITS = re.compile(r"\d+")
 
 
@@ -41,38 +43,51 @@ class TextStatistics:
     """What the texts say.
 
     Attributes:
-        boilerplate: Indices of the aliases that are boilerplate here, ascending.
-        frequent_tokens: Hashed words that say little: function words, boilerplate, and words of many texts, ascending.
+        dropped: Indices of the aliases that the settings drop, ascending.
+        common_aliases: Aliases of many texts that seldom stand alone there, ascending.
+        commonness: How common each of those is: evidence against a mention, whatever it names.
+        num_texts: In how many texts each of those stands.
+        frequent_tokens: Hashed words that say little: function words, dropped ones, those of many texts.
         context_tokens: Hashed words with a context vector, ascending.
         context_vectors: Mean embedding of the entities found beside each word, unit length, [tokens, D].
-        case_aliases: Aliases whose spelling the texts show, ascending.
-        case_evidence: Log odds of a capital for each of those, where a text that uses capitals had the choice.
+        cased_tokens: Hashed words that texts with a choice of case have, ascending.
+        lower_odds: Log odds of lower case for each of those.
     """
 
-    boilerplate: np.ndarray
+    dropped: np.ndarray
+    common_aliases: np.ndarray
+    commonness: np.ndarray
+    num_texts: np.ndarray
     frequent_tokens: np.ndarray
     context_tokens: np.ndarray
     context_vectors: np.ndarray
-    case_aliases: np.ndarray
-    case_evidence: np.ndarray
+    cased_tokens: np.ndarray
+    lower_odds: np.ndarray
 
-    def case_evidence_of(self, aliases: np.ndarray) -> np.ndarray:
-        """Log odds of a capital for some aliases; 0 where the texts have shown nothing."""
-        if len(self.case_aliases) == 0:
-            return np.zeros(len(aliases))
-        found = np.minimum(np.searchsorted(self.case_aliases, aliases), len(self.case_aliases) - 1)
-        return np.where(self.case_aliases[found] == aliases, self.case_evidence[found], 0.0)
+
+def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Values of some keys in an ascending array of keys; 0 for those it does not have."""
+    if len(keys) == 0:
+        return np.zeros(len(wanted))
+    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[found] == wanted, values[found], 0.0)
 
 
 def learn_statistics(
-    texts: Iterable[str], *, knowledge_base: str, language: str, boilerplate: Iterable[str] = ()
+    texts: Iterable[str],
+    *,
+    knowledge_base: str,
+    language: str,
+    boilerplate: Iterable[str] = (),
+    not_boilerplate: Iterable[str] = (),
 ) -> TextStatistics:
-    """Reads texts once and learns their boilerplate and contexts.
+    """Reads texts once and learns what is common, what goes with what, and how words are written.
 
     Texts that differ only in numbers count once: `Screenshot 2019-03-12` a thousand times over is one text.
 
     Args:
-        boilerplate: Words and phrases that are boilerplate whatever the texts say.
+        boilerplate: Words and phrases that name nothing, whatever the texts say.
+        not_boilerplate: Words and phrases that are never common, however many texts have them.
     """
     kb = open_knowledge_base(knowledge_base)
     matcher = open_matcher(kb, language)
@@ -81,22 +96,37 @@ def learn_statistics(
     for text in distinct:
         counter.add(text)
     minimum = max(MIN_TEXTS, MIN_SHARE * len(distinct))
-    found = counter.boilerplate(minimum)
-    names = sorted(kb.aliases.restore_key(alias) for alias in found)
-    logger.info("learn_statistics: %s texts, boilerplate: %s", f"{len(distinct):,}", ", ".join(names) or "none")
-    listed = {kb.aliases.get(alias_key(phrase), -1) for phrase in boilerplate} - {-1}
+    dropped, kept = (
+        sorted({kb.aliases.get(alias_key(phrase), -1) for phrase in phrases} - {-1})
+        for phrases in (boilerplate, not_boilerplate)
+    )
+    common_aliases, commonness = counter.common(len(distinct), keep=kept)
     frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | matcher.stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
     context_tokens, context_vectors = counter.contexts()
-    case_aliases, case_evidence = counter.cases()
-    return TextStatistics(
-        boilerplate=np.array(sorted(found | listed), np.int64),
+    # Texts all in one case, and those in Title Case, had no choice.
+    cased_tokens, odds = lower_odds(text for text in distinct if text_case(text) == "mixed")
+    learned = TextStatistics(
+        dropped=np.array(dropped, np.int64),
+        common_aliases=common_aliases,
+        commonness=commonness,
+        num_texts=np.array([counter.num_texts[alias] for alias in common_aliases.tolist()], np.int64),
         frequent_tokens=np.array(sorted({hash_token(word) for word in frequent}), np.int64),
         context_tokens=context_tokens,
         context_vectors=context_vectors,
-        case_aliases=case_aliases,
-        case_evidence=case_evidence,
+        cased_tokens=cased_tokens,
+        lower_odds=odds,
     )
+    common = ", ".join(f"{name} {count:,}" for name, count, _ in most_common(learned, kb, limit=20))
+    logger.info("learn_statistics: %s texts, most common: %s", f"{len(distinct):,}", common or "none")
+    return learned
+
+
+def most_common(learned: TextStatistics, kb: KnowledgeBase, *, limit: int) -> list[tuple[str, int, float]]:
+    """Key, number of texts and commonness of the aliases that the texts speak most against."""
+    order = np.argsort(-learned.commonness, kind="stable")[:limit]
+    keys = map(kb.aliases.restore_key, learned.common_aliases[order].tolist())
+    return list(zip(keys, learned.num_texts[order].tolist(), learned.commonness[order].tolist(), strict=True))
 
 
 class TextCounter:
@@ -107,12 +137,9 @@ class TextCounter:
         self.matcher = matcher
         self.num_texts: Counter[int] = Counter()
         self.num_alone: Counter[int] = Counter()
-        self.neighbours: dict[int, set[int]] = defaultdict(set)
         self.word_counts: Counter[str] = Counter()
         self.sums: dict[int, np.ndarray] = {}
         self.observations: Counter[int] = Counter()
-        self.num_capital: Counter[int] = Counter()
-        self.num_lower: Counter[int] = Counter()
 
     def add(self, text: str) -> None:
         """Counts one text."""
@@ -121,17 +148,13 @@ class TextCounter:
         for alias in aliases:
             self.num_texts[alias] += 1
             self.num_alone[alias] += len(aliases) == 1
-            self.neighbours[alias] |= aliases - {alias}
         self.word_counts.update(set(content_tokens(tokenize_text(text).key)))
         for match in matches:
             self.observe(text, match)
 
     def observe(self, text: str, match: Match) -> None:
-        """Counts the spelling; adds the embedding of an unambiguous entity to the words outside its mention."""
+        """Adds the embedding of an unambiguous entity to the words outside its mention."""
         start, end, alias = match
-        spelling = spelling_class(text, start, text[start:end])
-        self.num_capital[alias] += spelling == "capital"
-        self.num_lower[alias] += spelling == "lower_in_mixed"
         first, last = int(self.kb.offsets[alias]), int(self.kb.offsets[alias + 1])
         if last - first != 1:
             return
@@ -141,15 +164,14 @@ class TextCounter:
             self.sums[token] = self.sums[token] + embedding if token in self.sums else embedding
             self.observations[token] += 1
 
-    def boilerplate(self, minimum: float) -> set[int]:
-        """Aliases of at least `minimum` texts that seldom stand alone and have ever other neighbours."""
-        return {
-            alias
-            for alias, count in self.num_texts.items()
-            if count >= minimum
-            and self.num_alone[alias] <= MAX_ALONE_SHARE * count
-            and len(self.neighbours[alias]) >= MIN_NEIGHBOUR_SHARE * count
-        }
+    def common(self, num_texts: int, *, keep: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Aliases, ascending, and how common each is: in many texts, and seldom alone."""
+        aliases = np.array(sorted(self.num_texts.keys() - set(keep)), np.int64)
+        counts = np.array([self.num_texts[alias] for alias in aliases.tolist()], np.float64)
+        alone = np.array([self.num_alone[alias] for alias in aliases.tolist()], np.float64)
+        commonness = np.log1p(SHARE_SCALE * counts / (num_texts + PSEUDO_TEXTS)) * (1 - (alone + 1) / (counts + 3))
+        tells = commonness >= MIN_COMMONNESS
+        return aliases[tells], commonness[tells].astype(np.float32)
 
     def contexts(self) -> tuple[np.ndarray, np.ndarray]:
         """Words seen often enough beside unambiguous entities, and the mean embedding of those."""
@@ -158,16 +180,6 @@ class TextCounter:
         for row, token in enumerate(kept):
             vectors[row] = self.sums[token]
         return np.array(kept, np.int64), normalize_rows(vectors)
-
-    def cases(self) -> tuple[np.ndarray, np.ndarray]:
-        """Aliases with a spelling that tells, and the log odds of a capital, within `MAX_CASE_EVIDENCE`."""
-        odds = {
-            alias: math.log((self.num_capital[alias] + 1) / (self.num_lower[alias] + 1))
-            for alias in sorted(self.num_texts)
-        }
-        shown = {alias: value for alias, value in odds.items() if value}
-        evidence = np.clip(np.array(list(shown.values()), np.float64), -MAX_CASE_EVIDENCE, MAX_CASE_EVIDENCE)
-        return np.array(list(shown), np.int64), evidence
 
 
 def context_words(text: str, start: int, end: int) -> list[str]:

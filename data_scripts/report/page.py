@@ -11,6 +11,7 @@ from data_scripts.report.card import BuildResult
 from data_scripts.report.checks import check_build
 from data_scripts.report.gold import measure_gold
 from data_scripts.report.images import images_section, threshold_section
+from data_scripts.report.linking import linking_section
 from data_scripts.sources.pairs import read_pairs
 from modeling_mofi.whole_files import write_text
 
@@ -39,6 +40,7 @@ def write_report(result: BuildResult) -> None:
         similarity_section(result),
         entities_section(result),
         stages_section(result),
+        linking_section(result),
         texts_section(result),
     ]
     page = (

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import json
+import math
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_build import write_entities
 
-from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base, popularity
 from data_scripts.knowledge_base import read_wikidata
 from data_scripts.knowledge_base.store import CASELESS, COMMON, PROPER, KnowledgeBase
 from data_scripts.text.tokens import alias_key
@@ -148,14 +149,28 @@ def test_the_language_is_a_setting(build):
     assert candidates(kb, "republik türkei") == {"Q43": 1.0}
 
 
-def test_the_prior_comes_from_sitelinks_and_the_own_name_counts_more(build):
+def test_the_prior_comes_from_sitelinks(build):
     assert candidates(build(), "turkey") == pytest.approx({"Q43": 301 / 401, "Q26844": 100 / 401})
 
 
-def test_the_prior_comes_from_anchor_counts_if_given(build, tmp_path):
+def test_the_prior_comes_from_anchor_counts_if_given_and_sitelinks_fill_its_gaps(build, tmp_path):
     (tmp_path / "anchors.tsv").write_text("Turkey\tQ26844\t9\nTURKEY\tQ43\t1\nother\tQ43\t5\n")
     kb = build(anchor_counts=str(tmp_path / "anchors.tsv"))
-    assert candidates(kb, "turkey") == pytest.approx({"Q26844": 9.5 / 11, "Q43": 1.5 / 11})
+    # Half a count at most for sitelinks: 100 of them and 301 here.
+    bird, country = 9 + 0.5 * 100 / 120, 1 + 0.5 * 301 / 321
+    assert candidates(kb, "turkey") == pytest.approx(
+        {"Q26844": bird / (bird + country), "Q43": country / (bird + country)}
+    )
+    (tmp_path / "others.tsv").write_text("other\tQ43\t5\n")
+    kb = build(anchor_counts=str(tmp_path / "others.tsv"), folder="others")
+    assert candidates(kb, "turkey")["Q43"] > 0.5
+
+
+def test_popularity_is_a_rank_that_knows_no_scale():
+    expected = [-math.log(1 - 1 / 8), -math.log(1 - 4 / 8), -math.log(1 - 4 / 8), -math.log(1 - 7 / 8)]
+    for sitelinks in ([0, 5, 5, 90], [0, 50, 50, 900]):
+        assert popularity(np.array(sitelinks, np.float32)).tolist() == pytest.approx(expected)
+    assert popularity(np.array([3, 3], np.float32)).tolist() == [0, 0]
 
 
 def test_few_sitelinks_can_be_left_out(build):

@@ -1,15 +1,14 @@
-import math
+import json
 
-import numpy as np
 import pytest
 from tiny_build import write_entities
 
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.link_entities import link_entities
-from data_scripts.linking.link_evidence import LinkWeights
+from data_scripts.linking.link_weights import FILE, PARTS, default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
-from data_scripts.linking.statistics import MAX_CASE_EVIDENCE, learn_statistics, write_text_statistics
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.text.letter_case import uses_capitals
 
 
@@ -46,14 +45,13 @@ def test_a_brand_in_lower_case_beside_capitals_is_nil(link):
 
 
 def test_the_prior_decides_when_nothing_else_speaks(link):
-    weights = LinkWeights().without("coherence", "description", "context")
-    batch = link("TURKEY", weights=weights)
+    batch = link("TURKEY", weights=default_weights().without("coherence", "text", "case"))
     assert entity_ids(batch) == ["Q3"]
     assert batch["candidates"][0][0]["prior"] == pytest.approx(201 / (201 + 41), abs=1e-6)
 
 
 def test_other_entities_of_the_text_speak_for_their_kind(link):
-    weights = LinkWeights(prior=0.3).without("description", "context")
+    weights = default_weights().without("text")
     with_animals = link("OCTOPUS, RED PANDA, TURKEY", weights=weights, min_candidate_probability=0.0)
     with_countries = link("MALDIVES, TURKEY", weights=weights, min_candidate_probability=0.0)
     assert probability(with_animals, "Q2") > probability(with_countries, "Q2")
@@ -64,10 +62,16 @@ def probability(batch, entity_id):
 
 
 def test_words_of_the_description_speak_for_the_entity(link):
-    weights = LinkWeights().without("coherence", "context")
+    weights = default_weights().without("coherence")
     alone = link("TURKEY", weights=weights, min_candidate_probability=0.0)
     described = link("TURKEY, A FARM BIRD", weights=weights, min_candidate_probability=0.0)
-    assert probability(described, "Q2") > probability(alone, "Q2")
+    assert share(described, "Q2") > share(alone, "Q2")
+
+
+def share(batch, entity_id):
+    """P(candidate), given that one of the candidates of the last mention is meant."""
+    of_mention = [c for c in batch["candidates"][0] if c["mention"] == batch["candidates"][0][-1]["mention"]]
+    return probability(batch, entity_id) / sum(c["probability"] for c in of_mention)
 
 
 def test_words_that_go_with_a_kind_of_entity_are_learned_from_the_texts(link):
@@ -96,50 +100,41 @@ def test_a_batch_gives_what_its_rows_give(knowledge_base, tmp_path):
         assert alone["candidates"][0] == together["candidates"][row]
 
 
-def test_a_name_that_the_texts_write_in_lower_case_is_less_a_proper_name_at_the_beginning_too(link):
-    options = {
-        "weights": LinkWeights().without("coherence", "description", "context"),
-        "min_candidate_probability": 0.0,
-    }
+def test_a_name_that_the_texts_write_in_lower_case_is_less_a_name_at_the_beginning_too(link):
     corpus = [f"Let Anna have a free {word}" for word in ("cup", "hat", "bag", "pen", "lamp", "chair", "desk")]
-    before = probability(link("Free cup", **options), "Q12")
-    after = probability(link("Free cup", corpus=corpus, **options), "Q12")
-    assert math.log(after / (1 - after)) - math.log(before / (1 - before)) == pytest.approx(-MAX_CASE_EVIDENCE)
+    options = {"weights": default_weights().without("text"), "min_candidate_probability": 0.0, "min_probability": 0.0}
+    assert probability(link("Free cup", corpus=corpus, **options), "Q12") < probability(
+        link("Free cup", **options), "Q12"
+    )
 
 
-def test_texts_without_a_choice_of_case_teach_nothing_about_it(knowledge_base):
-    texts = ["FREE CUP", "free cup", "Free cup", "Free Cup Of Tea"] * 5
-    learned = learn_statistics(texts, knowledge_base=knowledge_base, language="en")
-    assert len(learned.case_aliases) == 0
-    assert learned.case_evidence_of(np.array([0, 1])).tolist() == [0, 0]
+def test_function_words_in_title_case_name_nothing(link):
+    assert link("Summer Is Next To The Sea")["mentions"] == [[]]
+    assert [mention["text"] for mention in link("shirts of Next on sale")["mentions"][0]] == ["Next"]
 
 
-def test_the_case_of_texts_is_learned_as_log_odds(knowledge_base):
-    texts = [
-        "a walk in Turkey",
-        "see Turkey today",
-        "Paris and turkey in May",
-        "Anna is free in May",
-    ]
-    learned = learn_statistics(texts, knowledge_base=knowledge_base, language="en")
-    aliases = open_knowledge_base(knowledge_base).aliases
-    found = learned.case_evidence_of(np.array([aliases["free"], aliases["octopus"], aliases["turkey"]]))
-    assert found == pytest.approx([math.log(1 / 2), 0, math.log(3 / 2)])
+def test_a_probability_is_the_share_of_a_candidate_times_that_of_any_being_meant(link):
+    batch = link("a journey through Turkey", min_candidate_probability=0.0, min_probability=0.0)
+    total = sum(candidate["probability"] for candidate in batch["candidates"][0])
+    assert 0 < total < 1
+    assert link("a journey through Turkey", min_probability=total + 1e-6)["candidates"] == [[]]
+    assert entity_ids(link("a journey through Turkey", min_probability=total - 1e-6)) == ["Q3"]
 
 
-def test_an_alias_in_capitals_and_one_that_is_not_the_name_need_more_to_be_meant(tmp_path):
-    entities = [("Q1", "HEAD", "maker of rackets", [], 9), ("Q2", "Head", "maker of skis", ["Brio"], 9)]
+def test_an_alias_that_is_not_the_name_is_not_penalized_in_the_prior(tmp_path):
+    entities = [("Q1", "Brio", "maker of toys", [], 9), ("Q2", "Orbit", "maker of skis", ["Brio"], 9)]
     source = write_entities(tmp_path / "entities.jsonl", entities)
     folder = str(build_knowledge_base(KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)))
-    write_text_statistics(learn_statistics([], knowledge_base=folder, language="en"), tmp_path / "statistics.npz")
-    batch = recognize_mentions({"alt_text": ["head", "brio", "HEAD"]}, knowledge_base=folder)
-    weights = LinkWeights(lower_in_lower=0, coverage=0).without("coherence", "description", "context")
-    options = {"knowledge_base": folder, "statistics": str(tmp_path / "statistics.npz"), "weights": weights}
-    lower, other, upper = link_entities(batch, **options, min_candidate_probability=0.0)["candidates"]
-    odds = {c["entity_id"]: c["probability"] for c in lower}
-    assert odds["Q1"] / odds["Q2"] == pytest.approx(math.exp(weights.only_capitals))
-    assert other[0]["probability"] == pytest.approx(1 / (1 + math.exp(weights.nil - weights.other_name)))
-    assert upper[0]["probability"] == pytest.approx(upper[1]["probability"])
+    kb = open_knowledge_base(folder)
+    first = kb.offsets[kb.aliases["brio"]]
+    assert kb.priors[first : first + 2].tolist() == [0.5, 0.5]
+
+
+def test_every_piece_of_evidence_has_a_fitted_weight():
+    document = json.loads(FILE.read_text(encoding="utf-8"))
+    assert document["fitted"].keys() >= {"on", "date", "how", "command"}
+    parts = {name for names in PARTS.values() for name in names}
+    assert parts <= document["choice"].keys() | document["meaning"].keys()
 
 
 @pytest.mark.parametrize(

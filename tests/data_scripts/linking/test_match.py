@@ -9,6 +9,7 @@ from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_know
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.linking import match
 from data_scripts.linking.match import AliasMatcher
+from data_scripts.text.letter_case import text_case
 from data_scripts.text.tokens import alias_key, tokenize_text
 
 
@@ -95,7 +96,7 @@ def search_plainly(text, kb):
             first += 1
             continue
         start, end = tokens.starts[first], tokens.ends[last - 1]
-        is_name = first > 0 and text[start].isupper() and not text.isupper()
+        is_name = first > 0 and text[start].isupper() and text_case(text) == "mixed"
         if is_name or not set(tokens.words[first:last]) <= STOP_WORDS:
             found.append((start, end, alias))
         first = last
