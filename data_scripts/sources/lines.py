@@ -113,7 +113,7 @@ def read_header(path: str, *, columns: list[str]) -> list[str] | None:
 
 def iterate_rows(
     path: str, *, header: list[str] | None, start: int = 0, number: int = 1, skip_header: bool = False
-) -> Iterator[Row]:
+) -> Iterator[Row | Line]:
     """Rows from a byte on, not yet parsed; blank lines are none.
 
     Args:
@@ -123,7 +123,7 @@ def iterate_rows(
     with open_bytes(path) as file:
         lines = iterate_lines(file, start=start, number=number)
         if header is None:
-            rows = (Row(*line) for line in lines if line.content is None or line.content.strip(BLANK))
+            rows = (line for line in lines if line.content is None or line.content.strip(BLANK))
         else:
             rows = (tsv_rows if is_tsv(path) else csv_rows)(lines, num_fields=len(header))
         yield from itertools.islice(rows, 1 if skip_header and header is not None else 0, None)
@@ -145,7 +145,7 @@ def iterate_lines(file: BinaryIO, *, start: int, number: int) -> Iterator[Line]:
         number += 1
 
 
-def parse_json(row: Row) -> Record:
+def parse_json(row: Row | Line) -> Record:
     """One JSON line."""
     if row.content is None:
         return Record({}, "line too long", f"line {row.number} has over {MAX_LINE_BYTES:,} bytes")

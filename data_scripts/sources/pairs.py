@@ -51,16 +51,17 @@ def read_pairs(shard: Shard, *, source: SourceArguments, batch_size: int = 1000)
             values = table[name]
             batch[name] = values if shard.format in TYPED_FORMATS else [kept_text(value) for value in values]
         texts = table[text_column]
-        batch["alt_text"] = [clean_text(text)[:limit] for text in texts]
+        cleaned = [clean_text(text) for text in texts]
+        batch["alt_text"] = [text[:limit] for text in cleaned]
         nothing = [None] * len(rows)
-        batch[DROP_REASON] = [
-            reason or ("alt-text is no text" if isinstance(text, (dict, bool)) else None)
-            for reason, text in zip(table.get(DROP_REASON, nothing), texts, strict=True)
-        ]
+        batch[DROP_REASON] = list(table.get(DROP_REASON, nothing))
         batch[ERROR] = table.get(ERROR, nothing)
-        batch[NOTE] = [
-            note or note_on(text, limit) for note, text in zip(table.get(NOTE, nothing), texts, strict=True)
-        ]
+        notes = zip(table.get(NOTE, nothing), cleaned, strict=True)
+        batch[NOTE] = [note or ("text cut short" if len(text) > limit else None) for note, text in notes]
+        for place, text in enumerate(texts):
+            if text.__class__ is not str:
+                batch[DROP_REASON][place] = batch[DROP_REASON][place] or reason_of(text)
+                batch[NOTE][place] = batch[NOTE][place] or note_on(text)
         yield batch
 
 
@@ -92,6 +93,8 @@ def clean_text(text: Any) -> str:
 
     Of a list of texts it is the first one.
     """
+    if text.__class__ is str:
+        return UNPRINTABLE.sub("\ufffd", text)
     if isinstance(text, (list, tuple)):
         text = next((element for element in text if isinstance(element, (str, bytes))), None)
     if text is None or text != text or isinstance(text, (dict, bool)):  # NaN is what pandas makes of a missing text.
@@ -113,11 +116,14 @@ def kept_text(value: Any) -> str | None:
     return None if value is None else to_text(value)
 
 
-def note_on(text: Any, limit: int) -> str | None:
-    """What is lost of a text that is kept."""
-    if isinstance(text, (list, tuple)) and len(text) > 1:
-        return "only the first of several texts kept"
-    return "text cut short" if isinstance(text, (str, bytes, list)) and len(clean_text(text)) > limit else None
+def reason_of(text: Any) -> str | None:
+    """Why a row cannot be used whose text is of another type."""
+    return "alt-text is no text" if isinstance(text, (dict, bool)) else None
+
+
+def note_on(text: Any) -> str | None:
+    """What is lost of several texts."""
+    return "only the first of several texts kept" if isinstance(text, (list, tuple)) and len(text) > 1 else None
 
 
 def default_image_id(shard: Shard, row: int) -> str:

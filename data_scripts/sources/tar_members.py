@@ -73,7 +73,8 @@ def walk_tar(tar: tarfile.TarFile) -> Iterator[Member | Damage]:
     walk = Walk()
     try:
         while (header := next_header(tar, walk)) is not None:
-            yield from walk.damages(before=header.offset)
+            if walk.zeros_start is not None or walk.damage_start is not None:
+                yield from walk.damages(before=header.offset)
             if header.isreg():
                 yield Member(walk.archive, header)
         yield from walk.damages(before=None)

@@ -196,11 +196,12 @@ def read_samples(path: str, *, wanted: set[str], required: Sequence[set[str]] = 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension of a member; None for what is no data (`._a.jpg` and `__MACOSX/` of a Mac, `.cache/`)."""
-    parts = name.split("/")
-    if any(part.startswith((".", "__")) and part not in (".", "..") for part in parts):
+    may_be_hidden = name.startswith((".", "__")) or "/." in name or "/__" in name
+    if may_be_hidden and any(part.startswith((".", "__")) and part.strip(".") for part in name.split("/")):
         return None
-    stem, _, extension = parts[-1].partition(".")
-    return "/".join([*parts[:-1], stem]), extension.lower()
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
 
 
 def add_content(sample: Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, extension: str) -> None:
