@@ -46,7 +46,7 @@ EXTRAS = {
         "pytest",
         "pytest-timeout",
         "pytest-xdist",
-        "ray[data]>=2.50",
+        "ray[data]>=2.50,<3",
         "ruff",
         "sentence-transformers>=6,<7",
         "trackio",
