@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -113,6 +114,7 @@ def plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArra
     return column if kind == column.type else column.cast(kind)
 
 
+@lru_cache(maxsize=1000)
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type without its encoding: a dictionary of strings is strings, and so is a view of them."""
     if pa.types.is_dictionary(kind):
