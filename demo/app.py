@@ -4,7 +4,6 @@ python demo/app.py --model runs/sample/mofi --i2e runs/sample/i2e --gallery my_i
 """
 
 import argparse
-import io
 import logging
 import os
 import random
@@ -18,7 +17,8 @@ from html_parts import CSS, INTRODUCTION, answer_html, row_html
 from i2e_browser import I2EBrowser
 from PIL import Image
 
-from modeling_mofi.search.encoder import MofiEncoder, read_image
+from modeling_mofi.data.images import ImageBounds, UnreadableImage, read_image
+from modeling_mofi.search.encoder import MofiEncoder
 from modeling_mofi.search.image_gallery import ImageGallery
 from modeling_mofi.user_errors import run_command
 
@@ -26,7 +26,7 @@ from modeling_mofi.user_errors import run_command
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = "20mb"
-MAX_PIXELS = 50_000_000
+UPLOADS = ImageBounds(max_pixels=50_000_000)
 NUM_SHOWN, NUM_EXAMPLES = 12, 8
 MAX_GALLERY_ROWS = 5000
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # Of the reader's own machine: nothing to load.
@@ -70,7 +70,7 @@ class Demo:
         if folder is not None:
             return ImageGallery.from_folder(folder, self.encoder)
         numbers = range(min(MAX_GALLERY_ROWS, len(self.browser)))
-        images = [Image.open(io.BytesIO(self.browser[number].image)) for number in numbers]
+        images = [read_image(self.browser[number].image) for number in numbers]
         gallery = ImageGallery(
             self.encoder.encode_images(images), [f"row:{number}" for number in numbers], self.encoder
         )
@@ -103,12 +103,12 @@ class Demo:
         if not path.startswith("row:"):
             return read_image(path), f"{similarity:.2f} · {Path(path).stem}"
         row = self.browser[int(path[4:])]
-        return Image.open(io.BytesIO(row.image)), f"{similarity:.2f} · {row.alt_text}"
+        return read_image(row.image), f"{similarity:.2f} · {row.alt_text}"
 
     def show_row(self, number: float) -> tuple[Image.Image, str]:
         """Image and entities of a row of the build."""
         row = self.browser[min(max(int(number or 0), 0), len(self.browser) - 1)]
-        return Image.open(io.BytesIO(row.image)), row_html(row)
+        return read_image(row.image), row_html(row)
 
     def find_row(self, text: str) -> int:
         """A row whose alt-text contains a text, another one each time."""
@@ -123,7 +123,7 @@ class Demo:
             return []
         numbers = [len(self.browser) * (2 * place + 1) // (2 * NUM_EXAMPLES) for place in range(NUM_EXAMPLES)]
         for number in numbers:
-            image = Image.open(io.BytesIO(self.browser[number].image)).convert("RGB")
+            image = read_image(self.browser[number].image)
             image.save(folder / f"{number}.png")
         return [str(folder / f"{number}.png") for number in numbers]
 
@@ -136,9 +136,9 @@ class Demo:
 def opened(path: str) -> Image.Image:
     """An uploaded image, or a message that the user sees."""
     try:
-        return read_image(path, max_pixels=MAX_PIXELS)
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
+        return read_image(path, bounds=UPLOADS)
+    except UnreadableImage as error:
+        raise gr.Error(f"{Path(path).name} cannot be shown: {error}.") from error
 
 
 def build_app(demo: Demo) -> gr.Blocks:

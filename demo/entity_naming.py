@@ -1,12 +1,11 @@
 """The demo's entity index: loaded or built from the checkpoint, and calibrated on labelled images."""
 
-import io
 import logging
 from collections.abc import Sequence
 
 import pyarrow.parquet as pq
-from PIL import Image
 
+from modeling_mofi.data.images import read_image
 from modeling_mofi.search.entity_index import EntityIndex
 
 
@@ -36,7 +35,7 @@ def calibrate(index: EntityIndex, files: Sequence[str], *, label_column: str) ->
         if missing := {"image", label_column} - set(found):
             raise ValueError(f"{file} has no column {', '.join(sorted(missing))}; its columns are {', '.join(found)}.")
         table = pq.read_table(file, columns=["image", label_column])
-        images += [Image.open(io.BytesIO(image["bytes"])) for image in table.column("image").to_pylist()]
+        images += [read_image(image) for image in table.column("image").to_pylist()]
         entity_ids += table.column(label_column).to_pylist()
     fit = index.calibrate(images, entity_ids)
     logger.info("calibrated on %d images: threshold %.2f, scale %.1f", len(images), fit.threshold, fit.scale)

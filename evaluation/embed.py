@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
-from evaluation.labelled_images import LabelledImages, UnreadableImage
+from evaluation.labelled_images import LabelledImages
+from modeling_mofi.data.images import UnreadableImage
 from modeling_mofi.whole_files import write_text, write_whole
 
 

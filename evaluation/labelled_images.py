@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import hashlib
-import io
 import logging
 import os
 from collections import Counter
@@ -18,17 +17,12 @@ from huggingface_hub import constants
 from PIL import Image
 
 from evaluation.open_rows import find_files, open_rows
-from modeling_mofi.image_processing_mofi import to_rgb
+from modeling_mofi.data.images import UnreadableImage, decode_image, image_bytes
 
 
 logger = logging.getLogger(__name__)
 
 ID_COLUMNS = ("image_id", "__key__")  # Ours, and WebDataset's.
-MAX_PIXELS = 128 * 2**20  # Checked in the header, before a decompression bomb can unfold.
-
-
-class UnreadableImage(ValueError):
-    """An image that cannot be decoded, with the reason."""
 
 
 @dataclass
@@ -237,14 +231,6 @@ def read_row_ids(rows: datasets.Dataset, *, id_column: str | None, image_column:
 
 def read_image(image: dict[str, Any] | None) -> tuple[Image.Image, int]:
     """Decodes `{"bytes", "path"}` and hashes the file; raises UnreadableImage with the reason if it cannot."""
-    if image is None or (image["bytes"] is None and image["path"] is None):
-        raise UnreadableImage("the row holds no image")
-    try:
-        content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-        with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS}")
-            decoded = to_rgb(opened)
-    except Exception as error:  # Decoders raise nearly anything on broken files; the reason is kept and reported.
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-    return decoded, int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1
+    content = image_bytes(image)
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return decode_image(content).pixels, int.from_bytes(digest, "big") >> 1

@@ -4,13 +4,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from .image_modes_mofi import to_rgb
 
+
+# Of a longer image only the middle is resized, where the crop throws the rest away: 20000 x 1 pixels would take 12 GB.
+MAX_ASPECT_RATIO = 32
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
 
@@ -94,6 +98,7 @@ class MofiImageProcessor(PilBackend):
             if do_rescale:
                 image = image * rescale_factor
             if do_resize:
+                image = bound_aspect_ratio(image, size, do_center_crop=do_center_crop)
                 image = self.resize(image, size, resample=resample, antialias=antialias)
             if do_center_crop:
                 image = center_crop(image, crop_size)
@@ -104,29 +109,22 @@ class MofiImageProcessor(PilBackend):
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns a PIL image of any mode into RGB: turned upright, transparency laid on white, deeper levels as 8-bit."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(to_8_bit(np.asarray(image, dtype=np.float32), mode=image.mode)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def bound_aspect_ratio(image: torch.Tensor, size: SizeDict, *, do_center_crop: bool) -> torch.Tensor:
+    """The middle of an image `[C, H, W]` that is too long to be resized as a whole by its shorter edge.
 
-
-def to_8_bit(levels: np.ndarray, *, mode: str) -> np.ndarray:
-    """Scales grey levels of PIL mode I;16, I or F to uint8 in [0, 255].
-
-    I;16 has 16 bits. What I and F hold is not said anywhere: levels up to 1 (F), up to 255, or 16 bits.
+    Raises:
+        ValueError: If nothing crops the image afterwards.
     """
-    largest = 65535.0
-    if ";" not in mode and levels.max(initial=0) <= 255:
-        largest = 1.0 if mode == "F" and levels.max(initial=0) <= 1 else 255.0
-    return (levels * (255 / largest)).round().clip(0, 255).astype(np.uint8)
+    height, width = image.shape[-2:]
+    longest = MAX_ASPECT_RATIO * min(height, width)
+    if max(height, width) <= longest or (size.height and size.width):
+        return image
+    if not do_center_crop:
+        raise ValueError(
+            f"The image is {width} x {height} pixels; without a crop its sides may differ by a factor of "
+            f"{MAX_ASPECT_RATIO} at most. Crop it, or set size to a height and a width."
+        )
+    return center_crop(image, SizeDict(height=min(height, longest), width=min(width, longest)))
 
 
 def output_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:

@@ -1,31 +1,24 @@
 """Turns encoded images of any kind into small RGB images, or says in a few words why it cannot."""
 
 import io
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from data_scripts.images.memory_budget import MemoryBudget
 from data_scripts.schema import DROP_REASON, Batch
-from modeling_mofi.image_processing_mofi import to_rgb
+from modeling_mofi.data.images import ImageBounds, UnreadableImage, decode_image, shrunk_size
 
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-# Bytes of these formats are published as they came, if nothing about the image had to change.
-KEPT_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 LOSSLESS_FORMATS = frozenset({"BMP", "GIF", "PNG", "TIFF"})
-# Our defaults. 89 million pixels is also Pillow's own limit.
-MAX_PIXELS = 89_478_485
-MAX_ASPECT_RATIO = 20.0
-MIN_SIDE = 8
+# Our defaults for pictures of the web.
+BOUNDS = ImageBounds(max_aspect_ratio=20.0, min_side=8)
 JPEG_QUALITY = 92
-
-
-class UnusableImage(ValueError):
-    """An image that is dropped; the message is the reason, one of a few."""
+# All decoders of a process together: a PNG of 400 kB may take 1.6 GB, and 16 threads may meet one each.
+DECODERS = MemoryBudget(2**31)
 
 
 def decode_images(
@@ -62,89 +55,25 @@ def try_decode(
     if isinstance(data, str):
         return None, None, data
     try:
-        pixels, published = decode_image(data, image_size=image_size)
-    except UnusableImage as error:
+        pixels, published = decode_publishable(data, image_size=image_size)
+    except UnreadableImage as error:
         return None, None, str(error)
     return (pixels if prepare is None else prepare(pixels)), published, None
 
 
-def decode_image(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:
+def decode_publishable(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:
     """An RGB image with its shorter side at most `image_size`, and bytes that decode to it.
 
     Raises:
-        UnusableImage: With the reason.
+        UnreadableImage: With the reason.
     """
-    image = open_image(data)
-    source = image.format, image.mode, image.size
-    is_animated = getattr(image, "is_animated", False)
-    pixels = decode_pixels(image, image_size=image_size)
-    is_turned = image.getexif().get(0x0112, 1) != 1
-    is_same = source[1:] == ("RGB", pixels.size) and not is_turned and not is_animated
-    if is_same and source[0] in KEPT_FORMATS:
+    decoded = decode_image(data, bounds=BOUNDS, shrink_to=image_size, charge=DECODERS.charge)
+    pixels, target = decoded.pixels, shrunk_size(decoded.pixels.size, image_size)
+    if target != pixels.size:
+        pixels = pixels.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    elif decoded.is_plain:
         return pixels, data
-    return pixels, encode_image(pixels, is_lossless=source[0] in LOSSLESS_FORMATS)
-
-
-def decode_pixels(image: Image.Image, *, image_size: int) -> Image.Image:
-    """Decodes an opened image to RGB, at most `image_size` on its shorter side.
-
-    A large JPEG is decoded at a fraction of its size; of an animation the first frame is taken; transparency is laid
-    on white; 16 bits become 8; the EXIF orientation is applied.
-
-    Raises:
-        UnusableImage: With the reason.
-    """
-    try:
-        if image.format in ("JPEG", "MPO"):
-            image.draft("RGB", shrunk_size(image.size, image_size))
-        image.load()
-        pixels = to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
-        raise UnusableImage("truncated image" if "truncated" in str(error) else "corrupt image") from None
-    target = shrunk_size(pixels.size, image_size)
-    if target == pixels.size:
-        return pixels
-    return pixels.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Opens an image without decoding it and judges its header.
-
-    Raises:
-        UnusableImage: With the reason.
-    """
-    if not data:
-        raise UnusableImage("empty image")
-    if data[:256].lstrip()[:14].lower().startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<svg")):
-        raise UnusableImage("markup instead of an image")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about sizes that this function refuses in its own words.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise UnusableImage("too many pixels") from None
-    except UnidentifiedImageError:
-        raise UnusableImage("unknown image format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise UnusableImage("truncated image" if "truncated" in str(error) else "corrupt image") from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnusableImage("too many pixels")
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise UnusableImage("extreme aspect ratio")
-    if min(width, height) < MIN_SIDE:
-        raise UnusableImage("image too small")
-    return image
-
-
-def shrunk_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """The size whose shorter side is `image_size`; the same size if it is not larger."""
-    width, height = size
-    shorter = min(width, height)
-    if shorter <= image_size:
-        return size
-    return max(1, round(width * image_size / shorter)), max(1, round(height * image_size / shorter))
+    return pixels, encode_image(pixels, is_lossless=decoded.format in LOSSLESS_FORMATS)
 
 
 def encode_image(image: Image.Image, *, is_lossless: bool) -> bytes:

@@ -1,22 +1,14 @@
 """Takes the encoded image out of a cell: bytes, `{bytes, path}` or a path; or says briefly why there is none."""
 
-import errno
 import os
 import re
-import stat
 from typing import Any
 
+from modeling_mofi.data.images import DEFAULT_BOUNDS, UnreadableImage, read_file
 
-MAX_IMAGE_BYTES = 100_000_000  # Larger files are dropped unread.
+
+MAX_IMAGE_BYTES = DEFAULT_BOUNDS.max_bytes  # Larger files are dropped unread.
 URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-ERRORS = {
-    errno.ENOENT: "image file missing",
-    errno.ENOTDIR: "image file missing",
-    errno.EISDIR: "image file missing",
-    errno.ENAMETOOLONG: "image path too long",
-    errno.ELOOP: "image path is a loop of links",
-    errno.EACCES: "image file unreadable",
-}
 
 
 def is_url(path: Any) -> bool:
@@ -54,18 +46,10 @@ def read_image_file(path: str, *, root: str) -> bytes | str:
         full = os.path.realpath(os.path.join(root, path))
         if os.path.commonpath([root, full]) != root:
             return "image path outside the folder"
-        with open(full, "rb", opener=open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return "image path is no file"
-            data = file.read(MAX_IMAGE_BYTES + 1) if status.st_size <= MAX_IMAGE_BYTES else None
-        return "image file too large" if data is None or len(data) > MAX_IMAGE_BYTES else data
-    except OSError as error:
-        return ERRORS.get(error.errno or 0, "image file unreadable")
+        return read_file(full, max_bytes=MAX_IMAGE_BYTES)
+    except UnreadableImage as error:
+        return str(error)
+    except OSError:
+        return "image file unreadable"
     except ValueError:  # A NUL in the path, or a lone surrogate.
         return "image file missing"
-
-
-def open_at_once(path: str, flags: int) -> int:
-    """Opens a file; a pipe without waiting for its other end, which may never come."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -4,7 +4,6 @@ A position is `epoch * number of rows + row`. Everything random about a sample i
 of the worker that loads it, nor of the number of processes at a fixed global batch.
 """
 
-import io
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..image_processing_mofi import to_rgb
 from ..processing_mofi import MofiProcessor
 from .augmentation import Augmentation, jitter_colors, random_view
 from .entity_table import EntityTable
+from .images import UnreadableImage, read_image
 
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 TEXT_KINDS = ("alt_text", "name", "name_and_description")
 WINDOW_ROWS = 4096  # Rows among which the order is random; a reader keeps their row groups in memory.
 MAX_UNREADABLE_IN_A_ROW = 32
-MAX_PIXELS = 89_478_485  # Pillow's own mark of a decompression bomb, a quarter of a gigabyte when decoded.
 
 
 class PositionSampler(torch.utils.data.Sampler):
@@ -94,7 +92,7 @@ class PositionDataset(torch.utils.data.Dataset):
             row = self.rows[index]
             try:
                 image = self._image(index, row["image"])
-            except UnreadableImageError as error:
+            except UnreadableImage as error:
                 logger.warning("image %s is left out: %s; the next one stands in", row.get("image_id", index), error)
             else:
                 return {**row, "image": image, "position": position, "num_unreadable": num_unreadable}
@@ -111,44 +109,13 @@ class PositionDataset(torch.utils.data.Dataset):
 
     def _image(self, index: int, encoded: Any) -> Image.Image:
         if self.decoded is None:
-            return read_image(encoded, min_side=self.min_side)
+            return read_image(encoded, shrink_to=self.min_side)
         if index not in self.decoded:
-            image = read_image(encoded, min_side=self.min_side)
+            image = read_image(encoded, shrink_to=self.min_side)
             factor = min(1.0, self.min_side / min(image.size))
             size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
             self.decoded[index] = image if factor == 1.0 else image.resize(size, Image.Resampling.BOX)
         return self.decoded[index]
-
-
-class UnreadableImageError(ValueError):
-    """An image is missing, damaged, too large, or of no known format."""
-
-
-def read_image(encoded: Any, *, min_side: int | None = None) -> Image.Image:
-    """Decodes `{"bytes", "path"}`, bytes, a path or a PIL image into RGB.
-
-    Args:
-        min_side: Lets the JPEG decoder shrink the image, to no less than this many pixels a side.
-
-    Raises:
-        UnreadableImageError: If that is not possible.
-    """
-    if isinstance(encoded, dict):
-        encoded = encoded.get("bytes") or encoded.get("path")
-    if encoded is None or encoded == b"":
-        raise UnreadableImageError("it is empty")
-    try:
-        if not isinstance(encoded, Image.Image):
-            encoded = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-            if encoded.width * encoded.height > MAX_PIXELS:
-                raise UnreadableImageError(f"its {encoded.width} x {encoded.height} pixels exceed {MAX_PIXELS:,}")
-            if min_side is not None:
-                encoded.draft("RGB", (min_side, min_side))
-        return to_rgb(encoded)
-    except UnreadableImageError:
-        raise
-    except Exception as error:  # Pillow's decoders answer damaged files with errors of almost any type.
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
 class MofiDataCollator:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -79,22 +78,3 @@ class MofiEncoder:
             inputs = self.processor(**batch, return_tensors="pt").to(self.model.device)
             batches.append(self.model(**inputs)[output].float().cpu())
         return torch.cat(batches) if batches else torch.empty(0, self.projection_dim)
-
-
-def read_image(path: str | os.PathLike, *, max_pixels: int = 89_478_485) -> Image.Image:
-    """Opens an image file after a look at its header alone.
-
-    Args:
-        max_pixels: Pillow's own limit by default; above it a small file may be a bomb.
-
-    Raises:
-        ValueError: If it is no readable image, or too large.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(f"{Path(path).name} has {image.width} x {image.height} pixels; too many.")
-            image.load()
-            return image
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{Path(path).name} is no readable image ({error}).") from error

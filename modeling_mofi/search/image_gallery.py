@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .encoder import MofiEncoder, read_image
+from ..data.images import UnreadableImage, read_image
+from .encoder import MofiEncoder
 from .vector_search import VectorSearch
 
 
@@ -70,7 +71,7 @@ class ImageGallery:
             try:
                 images.append(read_image(path))
                 paths.append(str(path))
-            except ValueError as error:
+            except UnreadableImage as error:
                 self.unreadable[str(path)] = str(error)
         self.vectors = torch.cat([self.vectors, self.encoder.encode_images(images)])
         self.paths += paths

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..data.collator import read_image
+from ..data.images import read_image
 from ..data.parquet_rows import ParquetRows
 from ..distributed_mofi import gather_rows, process_place, row_counts
 from ..pretraining import MofiForPreTraining

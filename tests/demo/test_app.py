@@ -49,13 +49,13 @@ def test_image_of_any_mode_gets_entities_and_neighbours(demo, tmp_path, mode):
 
 def test_unreadable_upload_is_refused_with_a_message(demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(gr.Error, match="broken.png is no readable image"):
+    with pytest.raises(gr.Error, match="broken.png cannot be shown: unknown image format"):
         demo.name_entities(str(tmp_path / "broken.png"))
 
 
 def test_bomb_is_refused_with_a_message(demo, tmp_path):
     path = save(Image.new("1", (8000, 7000)), tmp_path / "bomb.png")
-    with pytest.raises(gr.Error, match="8000 x 7000 pixels; too many"):
+    with pytest.raises(gr.Error, match="too many pixels"):
         demo.name_entities(path)
 
 

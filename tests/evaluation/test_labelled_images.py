@@ -7,7 +7,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from evaluation.labelled_images import UnreadableImage, open_images, read_image, share_labels
+from evaluation.labelled_images import open_images, read_image, share_labels
+from modeling_mofi.data.images import UnreadableImage
 from tests.evaluation.conftest import COLORS, picture
 
 
@@ -119,12 +120,12 @@ def test_a_limit_keeps_the_first_rows(colors_file):
 
 @pytest.mark.parametrize("content", [b"", b"<html></html>", picture(COLORS["red"])[:60]])
 def test_a_broken_image_gives_its_reason(content):
-    with pytest.raises(UnreadableImage, match="Error"):
+    with pytest.raises(UnreadableImage, match="empty image|markup|truncated|corrupt"):
         read_image({"bytes": content, "path": None})
 
 
 def test_a_missing_file_gives_its_reason(tmp_path):
-    with pytest.raises(UnreadableImage, match="FileNotFoundError.*gone.png"):
+    with pytest.raises(UnreadableImage, match="image file missing"):
         read_image({"bytes": None, "path": str(tmp_path / "gone.png")})
 
 
@@ -150,7 +151,7 @@ def test_folders_without_a_common_class_are_refused(tmp_path):
 
 
 def test_an_absent_image_gives_its_reason():
-    with pytest.raises(UnreadableImage, match="holds no image"):
+    with pytest.raises(UnreadableImage, match="no image"):
         read_image({"bytes": None, "path": None})
 
 
@@ -215,7 +216,7 @@ def test_tables_of_paths_are_read_from_their_folder_and_labels_stay_texts(tmp_pa
     images = open_images(str(tmp_path / name), label_column="label")
     assert images.labels == ["01", "1", "NA"]
     assert images.read(0)[0].size == images.read(1)[0].size == (20, 16)
-    with pytest.raises(UnreadableImage, match="holds no image"):
+    with pytest.raises(UnreadableImage, match="no image"):
         images.read(2)
 
 

@@ -6,13 +6,14 @@ import pytest
 from PIL import Image
 from tiny_build import BAD_IMAGES, NOISE, bomb_header, encode
 
-from data_scripts.images.decode_images import UnusableImage, decode_image, decode_images
+from data_scripts.images.decode_images import decode_images, decode_publishable
+from modeling_mofi.data.images import UnreadableImage
 
 
 @pytest.mark.parametrize("reason", BAD_IMAGES)
 def test_bad_images_are_dropped_with_a_reason(reason):
-    with pytest.raises(UnusableImage, match=reason):
-        decode_image(BAD_IMAGES[reason], image_size=32)
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_publishable(BAD_IMAGES[reason], image_size=32)
 
 
 def test_the_image_after_a_bad_one_is_read():
@@ -24,8 +25,8 @@ def test_the_image_after_a_bad_one_is_read():
 
 def test_a_bomb_is_refused_from_its_header():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UnusableImage, match="too many pixels"):
-        decode_image(bomb_header(), image_size=32)
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        decode_publishable(bomb_header(), image_size=32)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
@@ -46,7 +47,7 @@ COLOURS = [
 
 @pytest.mark.parametrize(("data", "colour"), [row[1:] for row in COLOURS], ids=[row[0] for row in COLOURS])
 def test_every_mode_becomes_rgb(data, colour):
-    pixels, published = decode_image(data, image_size=32)
+    pixels, published = decode_publishable(data, image_size=32)
     again = Image.open(io.BytesIO(published))
     assert pixels.mode == again.mode == "RGB"
     assert np.abs(np.array(pixels.getpixel((5, 5))) - colour).max() <= 3
@@ -57,7 +58,7 @@ def test_every_mode_becomes_rgb(data, colour):
 def test_the_first_frame_of_an_animation_is_taken(kind):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
-    pixels, published = decode_image(data, image_size=32)
+    pixels, published = decode_publishable(data, image_size=32)
     assert pixels.getpixel((5, 5))[0] > 240
     assert getattr(Image.open(io.BytesIO(published)), "n_frames", 1) == 1
 
@@ -66,7 +67,7 @@ def test_the_exif_orientation_is_applied_once():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
-    pixels, published = decode_image(data, image_size=64)
+    pixels, published = decode_publishable(data, image_size=64)
     again = Image.open(io.BytesIO(published))
     assert pixels.size == again.size == (20, 40)
     assert again.getexif().get(0x0112, 1) == 1
@@ -74,17 +75,17 @@ def test_the_exif_orientation_is_applied_once():
 
 def test_broken_exif_does_not_cost_the_image():
     data = encode(NOISE, "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + b"\xff" * 40)
-    assert decode_image(data, image_size=512)[0].size == NOISE.size
+    assert decode_publishable(data, image_size=512)[0].size == NOISE.size
 
 
 def test_bytes_of_a_plain_image_are_kept():
     data = encode(NOISE, "JPEG")
-    assert decode_image(data, image_size=64)[1] is data
+    assert decode_publishable(data, image_size=64)[1] is data
 
 
 def test_a_large_jpeg_is_shrunk_and_looks_the_same():
     gradient = np.linspace(0, 255, 640, dtype=np.uint8)[None, :, None].repeat(480, 0).repeat(3, 2)
-    pixels, published = decode_image(encode(Image.fromarray(gradient), "JPEG"), image_size=60)
+    pixels, published = decode_publishable(encode(Image.fromarray(gradient), "JPEG"), image_size=60)
     expected = np.asarray(Image.fromarray(gradient).resize((80, 60), Image.Resampling.BICUBIC), dtype=int)
     assert pixels.size == Image.open(io.BytesIO(published)).size == (80, 60)
     assert np.abs(np.asarray(pixels, dtype=int) - expected).mean() < 2

@@ -16,11 +16,10 @@ from modeling_mofi.data.collator import (
     MofiDataCollator,
     PositionDataset,
     PositionSampler,
-    UnreadableImageError,
     normalize_pixels,
-    read_image,
 )
 from modeling_mofi.data.entity_table import EntityTable
+from modeling_mofi.data.images import UnreadableImage, read_image
 from modeling_mofi.data.parquet_rows import ParquetRows, find_parquet_files
 
 
@@ -76,22 +75,22 @@ def encoded(image, format, **options):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "empty"),
-        (None, "empty"),
-        (b"<html>404</html>", "UnidentifiedImageError"),
-        (damaged(picture(format="JPEG", size=(64, 64))), "OSError"),
-        (damaged(picture(size=(64, 64))), "Error"),
-        ({"bytes": None, "path": "nowhere.jpg"}, "FileNotFoundError"),
+        (b"", "empty image"),
+        (None, "no image"),
+        (b"<html>404</html>", "markup instead of an image"),
+        (damaged(picture(format="JPEG", size=(64, 64))), "truncated image"),
+        (damaged(picture(size=(64, 64))), "corrupt|truncated"),
+        ({"bytes": None, "path": "nowhere.jpg"}, "image file missing"),
     ],
 )
 def test_an_unreadable_image_says_why(content, reason):
-    with pytest.raises(UnreadableImageError, match=reason):
+    with pytest.raises(UnreadableImage, match=reason):
         read_image(content)
 
 
 def test_a_decompression_bomb_is_refused_by_its_header():
     header = encoded(Image.new("1", (12000, 12000)), "PNG")
-    with pytest.raises(UnreadableImageError, match="12000 x 12000 pixels exceed|DecompressionBomb"):
+    with pytest.raises(UnreadableImage, match="too many pixels"):
         read_image(header)
 
 
@@ -103,7 +102,7 @@ def test_every_mode_becomes_rgb(mode):
 
 def test_large_jpegs_are_shrunk_while_they_are_decoded():
     content = picture(size=(800, 640), format="JPEG")
-    image = read_image(content, min_side=100)
+    image = read_image(content, shrink_to=100)
     assert image.size == (200, 160)
     assert read_image(content).size == (800, 640)
 
