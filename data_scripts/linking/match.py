@@ -4,19 +4,21 @@ What the alias table says about a run of tokens is remembered for the next text 
 """
 
 from functools import lru_cache
+from typing import ClassVar
 
 import spacy
 
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.text.letter_case import text_case
-from data_scripts.text.tokens import MAX_KEY_LENGTH, TokenizedText, tokenize_text
+from data_scripts.text.tokens import MAX_KEY_LENGTH, STRONG_SEPARATOR, TokenizedText, tokenize_text
 
 
 # What may follow an alias up to the end of its last token: plural and possessive endings, or a number (`cone2.png`).
 ENDINGS = frozenset({"s", "es", "'s", "s'"})
 MAX_ENDING = 3
 MIN_STEM = 3
-MAX_RUNS = 300_000
+# About 30 MB in each worker when all are words that no alias begins with.
+MAX_RUNS = 200_000
 
 # start, end, alias index
 Match = tuple[int, int, int]
@@ -51,13 +53,23 @@ class TokenRun:
         self.longer: dict[str, dict[str, TokenRun] | None] = {}
 
 
+class NoRun:
+    """Stands for every token that begins no alias; most words of a large corpus are such, and seen once."""
+
+    alias = -1
+    longer: ClassVar[dict[str, None]] = dict.fromkeys((" ", "", STRONG_SEPARATOR))
+
+
+NO_RUN = NoRun()
+
+
 class AliasMatcher:
     """The alias table of a knowledge base with the function words of a language."""
 
     def __init__(self, kb: KnowledgeBase, stop_words: frozenset[str]) -> None:
         self.kb = kb
         self.stop_words = stop_words
-        self.runs: dict[str, TokenRun] = {}
+        self.runs: dict[str, TokenRun | NoRun] = {}
         self.num_runs = 0
 
     def match(self, text: str) -> list[Match]:
@@ -102,14 +114,16 @@ class AliasMatcher:
                 words[first : last + 1], joints[first:last] = [word], []
         return TokenizedText(starts, ends, words, joints, tokens.key)
 
-    def first_run(self, word: str) -> TokenRun:
+    def first_run(self, word: str) -> TokenRun | NoRun:
         """The run of a single token, looked up and remembered."""
         if self.num_runs >= MAX_RUNS:
             self.runs.clear()
             self.num_runs = 0
         self.num_runs += 1
-        run = self.runs[word] = TokenRun(None, "", word, self)
-        return run
+        run = TokenRun(None, "", word, self)
+        begins_alias = run.alias >= 0 or next(self.kb.aliases.iterkeys(word), None) is not None
+        self.runs[word] = run if begins_alias else NO_RUN
+        return self.runs[word]
 
     def longer_run(self, run: TokenRun, joint: str, word: str) -> TokenRun:
         """A run with one token more, looked up and remembered."""

@@ -61,12 +61,20 @@ def open_spacy(model: str) -> spacy.Language:
 
 
 def find_names(texts: list[str], *, spacy_model: str, batch_size: int) -> dict[str, list[tuple[int, int]]]:
-    """Spans that the NER model calls a name, per text."""
+    """Spans that the NER model calls a name, per text; of a text longer than it takes, those at the beginning."""
     nlp = open_spacy(spacy_model)
-    return {
-        text: [(span.start_char, span.end_char) for span in doc.ents if span.label_ not in NUMBER_LABELS]
-        for text, doc in zip(texts, nlp.pipe(texts, batch_size=batch_size), strict=True)
-    }
+    shown = [cut_text(text, nlp.max_length) for text in texts]
+    # Outside a zone spaCy keeps every word that it ever saw: a worker grew by more than half a KiB with each new one.
+    with nlp.memory_zone():
+        return {
+            text: [(span.start_char, span.end_char) for span in doc.ents if span.label_ not in NUMBER_LABELS]
+            for text, doc in zip(texts, nlp.pipe(shown, batch_size=batch_size), strict=True)
+        }
+
+
+def cut_text(text: str, max_length: int) -> str:
+    """The beginning of a text, cut between two words."""
+    return text if len(text) <= max_length else (text[:max_length].rsplit(maxsplit=1) or [""])[0]
 
 
 def join_mentions(text: str, matches: list[Match], names: list[tuple[int, int]], kb: KnowledgeBase) -> list[Mention]:

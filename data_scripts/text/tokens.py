@@ -47,7 +47,7 @@ CAMEL_CASE = re.compile(
 )
 MAX_FILE_NAME_TOKENS = 8
 HASH_BITS = 20
-MAX_CONTENT_HASHES = 500_000
+MAX_CONTENT_HASHES = 200_000
 MAX_KEY_LENGTH = 100
 
 
@@ -71,7 +71,8 @@ class TokenizedText(NamedTuple):
     cuts: tuple[tuple[int, int], ...] = ()
 
 
-@lru_cache(maxsize=4096)
+# Two batches: a text is matched and then compared. Long texts take 80 KB each.
+@lru_cache(maxsize=2048)
 def tokenize_text(text: str) -> TokenizedText:
     """Finds the tokens of a text in any script as a reader sees them; camel case of file names and hashtags is cut."""
     shown = read_web_text(text)

@@ -1,7 +1,7 @@
 import pytest
 import spacy
 
-from data_scripts.linking.recognize_mentions import recognize_mentions
+from data_scripts.linking.recognize_mentions import open_spacy, recognize_mentions
 
 
 def found(text, knowledge_base, **options):
@@ -85,6 +85,24 @@ def ruled_spacy(tmp_path_factory):
 def test_names_of_the_model_join_the_aliases(text, mentions, knowledge_base, ruled_spacy):
     batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base, spacy_model=ruled_spacy)
     assert [(mention["text"], mention["recognizer"]) for mention in batch["mentions"][0]] == mentions
+
+
+def test_a_text_longer_than_the_model_takes_is_read_at_its_beginning(knowledge_base, ruled_spacy, monkeypatch):
+    monkeypatch.setattr(open_spacy(ruled_spacy), "max_length", 40)
+    text = "Atlantis and Atlantis and an octopus, Coca-Cola and Atlantis"
+    batch = recognize_mentions({"alt_text": [text]}, knowledge_base=knowledge_base, spacy_model=ruled_spacy)
+    mentions = [(mention["start"], mention["recognizer"]) for mention in batch["mentions"][0]]
+    assert mentions == [(0, "ner"), (13, "ner"), (29, "alias"), (38, "alias")]
+
+
+def test_words_of_texts_do_not_stay_in_the_model(knowledge_base, ruled_spacy):
+    nlp = open_spacy(ruled_spacy)
+    found("octopus", knowledge_base, spacy_model=ruled_spacy)
+    before = len(nlp.vocab.strings)
+    for number in range(3):
+        texts = [f"octopus word{number}x{row} other{number}x{row}" for row in range(100)]
+        recognize_mentions({"alt_text": texts}, knowledge_base=knowledge_base, spacy_model=ruled_spacy)
+    assert len(nlp.vocab.strings) == before
 
 
 def test_a_pipeline_without_ner_is_refused(tmp_path, knowledge_base):
