@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import spacy
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
+from benchmarks.generated_wikidata import SYLLABLES
 from data_scripts.arguments import (
     BuildArguments,
     FilterArguments,
@@ -46,18 +48,46 @@ def encode_noise(size: tuple[int, int], *, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def write_pairs(path: Path, knowledge_base: str, *, num_pairs: int, images: Sequence[bytes]) -> str:
-    """Writes pairs with distinct texts of about eight words, one of them a name; the images take turns."""
+def write_pairs(
+    path: Path, knowledge_base: str, *, num_pairs: int, images: Sequence[bytes], num_new_words: int = 0
+) -> str:
+    """Writes pairs with distinct texts of about eight words, one of them a name; the images take turns.
+
+    Args:
+        num_new_words: Words of each text that no other text has.
+    """
     names = open_knowledge_base(knowledge_base).table["name"].to_pylist()
     generator = random.Random(0)
     schema = pa.schema({"image": pa.binary(), "alt_text": pa.string()})
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, num_pairs, ROWS_PER_WRITE):
             numbers = range(first, min(first + ROWS_PER_WRITE, num_pairs))
-            texts = [f"a photo of {generator.choice(names)} on the table, number {number}" for number in numbers]
+            texts = [
+                " ".join([f"a photo of {generator.choice(names)} on the table, number {number}", *new_words])
+                for number in numbers
+                for new_words in [map(invent_word, range(number * num_new_words, (number + 1) * num_new_words))]
+            ]
             content = [images[number % len(images)] for number in numbers]
             writer.write_table(pa.table({"image": content, "alt_text": texts}, schema=schema))
     return str(path)
+
+
+def invent_word(number: int) -> str:
+    """A word of five syllables, another for every number below 128 ** 5."""
+    return "".join(SYLLABLES[number // len(SYLLABLES) ** place % len(SYLLABLES)] for place in range(5))
+
+
+def write_tiny_ner(folder: Path) -> str:
+    """A spaCy pipeline with an untrained `ner` of a few thousand weights, as a large one but faster."""
+    embed = {"@architectures": "spacy.HashEmbedCNN.v2", "width": 32, "depth": 1, "embed_size": 500, "window_size": 1}
+    embed |= {"maxout_pieces": 2, "subword_features": True, "pretrained_vectors": None}
+    model = {"@architectures": "spacy.TransitionBasedParser.v2", "state_type": "ner", "hidden_width": 16}
+    model |= {"maxout_pieces": 1, "use_upper": False, "extra_state_tokens": False, "nO": None, "tok2vec": embed}
+    nlp = spacy.blank("en")
+    nlp.add_pipe("ner", config={"model": model}).add_label("ORG")
+    nlp.initialize()
+    nlp.to_disk(folder)
+    return str(folder)
 
 
 def write_clip(folder: Path, *, hidden_size: int, num_layers: int, image_size: int = 224, patch_size: int = 16) -> str:
@@ -86,11 +116,12 @@ def plan_generated(
     rows_per_shard: int = 5_000,
     batch_size: int = 256,
     decode_threads: int | None = None,
+    spacy_model: str | None = None,
 ) -> Build:
     """A planned build that keeps everything; the text phase alone never opens the filter model."""
     args = BuildArguments(
         SourceArguments(pairs, rows_per_shard=rows_per_shard),
-        LinkArguments(knowledge_base, num_statistics_texts=1_000),
+        LinkArguments(knowledge_base, spacy_model=spacy_model, num_statistics_texts=1_000),
         FilterArguments(filter_model, batch_size=batch_size, keep_fraction=1.0),
         LabelArguments(min_images_per_entity=1),
         RunArguments(str(output_dir), decode_threads=decode_threads),
