@@ -159,16 +159,20 @@ def decode_image(
     try:
         return decode_as_it_came(data, bounds=bounds, shrink_to=shrink_to, charge=charge)
     except UnreadableImage as error:
-        bare = without_metadata(data)
+        bare, exif = without_metadata(data)
         if bare == data or not isinstance(error.__cause__, Exception):
             raise
-        decoded = decode_as_it_came(bare, bounds=bounds, shrink_to=shrink_to, charge=charge)
+        decoded = decode_as_it_came(bare, exif, bounds=bounds, shrink_to=shrink_to, charge=charge)
         return DecodedImage(decoded.pixels, decoded.format, is_plain=False)
 
 
-def decode_as_it_came(data: bytes, *, bounds: ImageBounds, shrink_to: int | None, charge: Charge) -> DecodedImage:
-    """Opens and decodes an image once."""
+def decode_as_it_came(
+    data: bytes, exif: bytes | None = None, *, bounds: ImageBounds, shrink_to: int | None, charge: Charge
+) -> DecodedImage:
+    """Opens and decodes an image once; `exif` is a block that it has lost."""
     image = open_image(data, bounds=bounds)
+    if exif is not None:
+        image.info["exif"] = exif
     was, is_opaque = (image.mode, image.size), "transparency" not in image.info
     pixels = decode_opened(image, shrink_to=shrink_to, charge=charge)
     # Only now: to find its EXIF, Pillow decodes a PNG, and an error would be taken for one of the EXIF.

@@ -49,6 +49,22 @@ def exif_with(tag, kind, value, *, orientation=6):
     return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
 
 
+def jpeg_without_value():
+    """A turned JPEG whose resolution is an empty text, without a JFIF header that would say it as well."""
+    entries = struct.pack(">HHIIHHIIHHII", ORIENTATION, 3, 1, 6 << 16, X_RESOLUTION, 2, 1, 0, 0x0128, 3, 1, 2 << 16)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 3) + entries + bytes(4)
+    return encode(PICTURE, "JPEG", exif=exif).replace(b"JFIF\0", b"none\0")
+
+
+def avif_with_bad_exif():
+    """An AVIF whose EXIF block is damaged in place."""
+    exif = Image.Exif()
+    exif[0x010E] = "a picture"
+    data = encode(PICTURE, "AVIF", exif=exif.tobytes())
+    start = max(data.find(b"MM\0*"), data.find(b"II*\0"))
+    return data[:start] + b"nonsense" + data[start + 8 :]
+
+
 def cut_gif():
     """A GIF whose second frame is cut short."""
     frames = [Image.fromarray(np.roll(NOISE, shift, axis=0)).convert("P") for shift in (0, 7)]
@@ -82,6 +98,8 @@ KEPT = {
     "exif_of_a_wrong_type": (encode(PICTURE, "JPEG", exif=exif_with(X_RESOLUTION, 2, b"abc\0")), (40, 60)),
     "exif_that_is_no_tiff": (encode(PICTURE, "JPEG", exif=b"Exif\0\0nonsense" + bytes(40)), (60, 40)),
     "exif_that_is_short": (encode(PICTURE, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 9), (60, 40)),
+    "exif_without_a_value": (jpeg_without_value(), (40, 60)),
+    "avif_with_bad_exif": (avif_with_bad_exif(), (60, 40)),
     "png_with_a_large_text": (png_with(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000)))), (60, 40)),
     "png_with_bad_exif": (png_with(chunk(b"eXIf", b"nonsense")), (60, 40)),
     "png_with_a_wrong_checksum": (png_with(chunk(b"tEXt", b"a\0b", checksum=1)), (60, 40)),
@@ -99,6 +117,12 @@ KEPT = {
     "webp_alpha": (encode(as_mode("RGBA"), "WEBP"), (60, 40)),
     "avif": (encode(PICTURE, "AVIF"), (60, 40)),
     "bmp": (encode(PICTURE, "BMP"), (60, 40)),
+}
+UNOPENED_BY_PILLOW = {
+    "exif_without_a_value",
+    "avif_with_bad_exif",
+    "png_with_a_large_text",
+    "png_with_a_wrong_checksum",
 }
 REFUSED = {
     "empty": (b"", "empty image"),
@@ -230,7 +254,7 @@ def test_every_user_of_the_opener_agrees(name, tmp_path):
     assert users == (name in KEPT,) * 4
 
 
-@pytest.mark.parametrize("name", sorted(KEPT.keys() - {"png_with_a_large_text", "png_with_a_wrong_checksum"}))
+@pytest.mark.parametrize("name", sorted(KEPT.keys() - UNOPENED_BY_PILLOW))
 def test_the_image_processor_takes_what_pillow_opens(name):
     image = Image.open(io.BytesIO(KEPT[name][0]))
     pixels = MofiImageProcessor()(image, return_tensors="pt").pixel_values
