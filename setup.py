@@ -16,10 +16,12 @@ BUNDLED = ("configs", "demo", "model_card.md")
 EXTRAS = {
     "data": [
         "datasets>=5.0,<6",
+        "duckdb>=2.0,<3",
         "huggingface_hub>=1.0,<3",
         "jinja2>=3.1,<4",
         "marisa-trie>=1.2,<2",
         "numpy<3",
+        "orjson>=3.10,<4",
         "pillow<13",
         "pyarrow>=21,<27",
         "pyyaml<7",

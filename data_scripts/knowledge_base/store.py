@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -144,7 +144,7 @@ def read_manifest(folder: Path) -> dict:
     if manifest["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{folder} has knowledge base format {manifest['format_version']}, this program reads {FORMAT_VERSION}. "
-            "Build it again."
+            f"Rebuild it from {manifest['source']} with `python -m data_scripts.build_knowledge_base`."
         )
     return manifest
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from tiny_build import write_entities
 
-from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base, popularity
-from data_scripts.knowledge_base import read_wikidata
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.knowledge_base import read_parts
+from data_scripts.knowledge_base.selection import read_exclusions
 from data_scripts.knowledge_base.store import CASELESS, COMMON, PROPER, KnowledgeBase
+from data_scripts.knowledge_base.write_arrays import popularity
 from data_scripts.text.tokens import alias_key
 
 
@@ -126,6 +128,7 @@ def test_a_wikidata_dump_becomes_entities_with_links_between_those_kept(name, bu
         "num_sitelinks": 300,
         "types": ["Q6256"],
         "links": ["Q3640"],
+        "has_image": False,
     }
 
 
@@ -238,26 +241,32 @@ def read_files(folder):
 
 
 def test_processes_change_no_byte(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(read_wikidata, "LINES_PER_PART", 4)
+    monkeypatch.setattr(read_parts, "PART_BYTES", 600)
     build(folder="one")
     build(folder="two", num_processes=2)
     assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
+def wait_to_be_killed(args, folder, *_, **__):
+    (folder / "read").touch()
+    time.sleep(60)
+
+
 def test_a_killed_build_resumes_and_parses_no_finished_part_again(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(read_wikidata, "LINES_PER_PART", 4)
+    monkeypatch.setattr(read_parts, "PART_BYTES", 600)
     build(folder="whole")
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr("data_scripts.build_knowledge_base.join_parts", lambda *_: time.sleep(60))
+        monkeypatch.setattr("data_scripts.build_knowledge_base.join_sources", wait_to_be_killed)
         build()
         os._exit(0)
     deadline = time.monotonic() + 30
-    while len(list((tmp_path / "kb").glob("parts-*/*.json"))) < 3 and time.monotonic() < deadline:
+    while not (tmp_path / "kb" / "read").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    monkeypatch.setattr(read_wikidata, "read_record", None)
+    (tmp_path / "kb" / "read").unlink()
+    monkeypatch.setattr(read_parts, "read_record", None)
     build()
     assert read_files(tmp_path / "kb") == read_files(tmp_path / "whole")
 
@@ -278,10 +287,17 @@ def test_another_source_in_the_same_folder_is_refused(build):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}\n", "needs `entity_id`"),
-        ("not json\n", "line 1 is not JSON"),
+        ("{}\n", "no entity that can be kept .*neither `entity_id`"),
+        ("not json\n", "no entity that can be kept .*line is no JSON"),
+        (
+            '{"entity_id": "Q1", "name": "a", "aliases": "tiger"}\n',
+            "line 1: `aliases` must be a list of texts",
+        ),
+        (
+            '{"entity_id": "Q1", "name": "a"}\n{"entity_id": "Q2", "name": "b", "types": "Q5"}\n',
+            "line 2: `types` must",
+        ),
         ('{"entity_id": "Q1", "name": ""}\n', "no entity that can be kept"),
-        ('{"entity_id": "Q1", "name": "a"}\n{"entity_id": "Q1", "name": "b"}\n', "'Q1' more than once"),
     ],
 )
 def test_sources_that_cannot_be_meant_are_refused(content, message, tmp_path):
@@ -294,4 +310,4 @@ def test_sources_that_cannot_be_meant_are_refused(content, message, tmp_path):
 def test_an_exclusion_needs_a_reason(tmp_path):
     (tmp_path / "x.yaml").write_text("- {type: Q1, name: thing}\n")
     with pytest.raises(ValueError, match="type, name and reason"):
-        read_wikidata.read_exclusions(str(tmp_path / "x.yaml"))
+        read_exclusions(str(tmp_path / "x.yaml"))

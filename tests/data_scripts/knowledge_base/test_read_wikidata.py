@@ -12,7 +12,8 @@ import time
 import pytest
 
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
-from data_scripts.knowledge_base import read_wikidata
+from data_scripts.knowledge_base import read_parts, read_wikidata
+from data_scripts.knowledge_base.languages import fallback_languages
 from data_scripts.knowledge_base.store import KnowledgeBase
 
 
@@ -27,7 +28,7 @@ def source(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(read_wikidata, "LINES_PER_PART", 8)
+    monkeypatch.setattr(read_parts, "PART_BYTES", 600)
 
 
 def terms(**texts):
@@ -77,7 +78,7 @@ def interrupted(source, tmp_path, monkeypatch):
     """A folder with all its parts read and nothing made of them yet."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "data_scripts.build_knowledge_base.join_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "data_scripts.build_knowledge_base.join_sources", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             build(source, tmp_path / "kb")
@@ -86,7 +87,7 @@ def interrupted(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "counts missing", "counts cut"])
 def test_a_damaged_part_is_read_again(damage, interrupted, source, tmp_path):
-    part = next(interrupted.glob("parts-*/part-000002.arrow"))
+    part = next(interrupted.glob("parts-*/base/part-000002.parquet"))
     path = part.with_suffix(".json") if damage.startswith("counts") else part
     content = path.read_bytes()
     path.unlink()
@@ -153,7 +154,7 @@ def test_a_compressed_dump_that_breaks_off_is_refused_with_its_name(compress, nu
 def test_a_dump_that_breaks_off_in_a_line_is_refused_with_the_line(source, tmp_path):
     lines = source.read_text().splitlines(keepends=True)
     source.write_text("".join(lines[:20]) + lines[20][:15])
-    with pytest.raises(ValueError, match=r"line 21 is not JSON .* the file breaks off there"):
+    with pytest.raises(ValueError, match=r"breaks off on line 21: a dump ends in"):
         build(source, tmp_path / "kb")
 
 
@@ -161,7 +162,7 @@ def test_a_dump_that_breaks_off_in_a_line_is_refused_with_the_line(source, tmp_p
     ("language", "name", "aliases"),
     [
         ("pt-br", "abacaxi", ["piña", "ananas comosus"]),
-        ("pt", "ananás", ["ananas comosus"]),
+        ("pt", "ananás", ["ananas comosus", "piña"]),
         ("fi", "Ananas", ["ananas comosus"]),
     ],
 )
@@ -170,7 +171,7 @@ def test_a_language_falls_back_to_its_own_and_to_what_is_for_all(language, name,
     mul = {"mul": [{"language": "mul", "value": "ananas comosus"}]}
     labels = terms(pt_br="abacaxi", pt="ananás", mul="Ananas")
     entity = read_wikidata.read_wikidata_record(
-        {"id": "Q1", "labels": labels, "aliases": pt_br | mul}, language=language
+        {"id": "Q1", "labels": labels, "aliases": pt_br | mul}, languages=fallback_languages(language)
     )
     assert (entity["name"], entity["aliases"]) == (name, aliases)
 
@@ -186,3 +187,81 @@ def test_redirects_and_items_whose_parts_are_empty_lists_are_no_mistake(tmp_path
     kb = KnowledgeBase(build(path, tmp_path / "kb"))
     assert kb.table["entity_id"].to_pylist() == ["Q2"]
     assert kb.manifest["counts"] == {"is a redirect": 1, "kept": 1, "no name in en": 1, "read": 3}
+
+
+def claim(target, rank="normal"):
+    value = {"entity-type": "item", "id": target}
+    snak = {"snaktype": "value", "datavalue": {"type": "wikibase-entityid", "value": value}}
+    return {"mainsnak": snak, "rank": rank}
+
+
+def write_dump(path, records):
+    path.write_text("[\n" + "".join(json.dumps(record) + ",\n" for record in records) + "]\n")
+    return path
+
+
+def test_preferred_statements_alone_count_where_there_are_any(tmp_path):
+    records = [
+        {"type": "item", "id": "Q1", "labels": terms(en="Fox"), "claims": {"P31": claims}}
+        for claims in (
+            [claim("Q101352"), claim("Q5", "preferred")],
+            [claim("Q101352", "deprecated"), claim("Q6")],
+            [claim("Q7"), claim("Q8")],
+        )
+    ]
+    found = [read_wikidata.read_record(record, languages=("en",))["types"] for record in records]
+    assert found == [["Q5"], ["Q6"], ["Q7", "Q8"]]
+
+
+def test_of_an_item_that_is_there_twice_the_later_counts(tmp_path):
+    records = [
+        {"type": "item", "id": entity_id, "labels": terms(en=name), "aliases": {"en": [{"value": name + "s"}]}}
+        for entity_id, name in (("Q1", "tiger"), ("Q2", "fox"), ("Q1", "lion"))
+    ]
+    kb = KnowledgeBase(build(write_dump(tmp_path / "dump.json", records), tmp_path / "kb"))
+    assert kb.table.select(["name", "aliases"]).to_pylist() == [
+        {"name": "fox", "aliases": ["foxs"]},
+        {"name": "lion", "aliases": ["lions"]},
+    ]
+    assert kb.manifest["counts"]["superseded by a later line"] == 1
+
+
+ODD = [
+    {"type": "item", "id": "Q2", "labels": {"en": {"value": None}}},
+    {"id": "Q3", "type": "item", "labels": {"en": "tiger"}, "claims": {"P31": ["Q5"]}},
+    "tiger",
+]
+
+
+def test_odd_lines_are_counted_by_reason_with_the_numbers_of_the_first(tmp_path, caplog):
+    records = [{"type": "item", "id": "Q1", "labels": terms(en="tiger")}, *ODD]
+    kb = KnowledgeBase(build(write_dump(tmp_path / "dump.json", records), tmp_path / "kb"))
+    assert kb.manifest["counts"] == {
+        "kept": 1,
+        "odd: a name or description is null": 1,
+        "odd: line is no JSON object": 1,
+        "odd: not the form of Wikidata's dump; simplified?": 1,
+        "read": 4,
+    }
+    assert "line is no JSON object (1 times, first on line 5)" in caplog.text
+
+
+def test_more_odd_lines_than_may_be_end_the_build(tmp_path):
+    with pytest.raises(ValueError, match=r"3 odd lines, more than --max_bad_lines 2: .* \(1 times, first on line 2\)"):
+        build(write_dump(tmp_path / "dump.json", ODD), tmp_path / "kb", max_bad_lines=2)
+
+
+def die(*_, **__):
+    os._exit(9)
+
+
+def test_the_death_of_a_worker_is_noticed():
+    parts = (read_parts.Part(index, 1, b"") for index in range(3))
+    with pytest.raises(RuntimeError, match="a worker process died, most often for want of memory"):
+        list(read_parts.run_parts(die, parts, num_processes=2))
+
+
+def test_british_names_are_better_than_none(tmp_path):
+    records = [{"type": "item", "id": "Q5", "labels": {"en-gb": {"value": "colour tiger"}}}]
+    kb = KnowledgeBase(build(write_dump(tmp_path / "dump.json", records), tmp_path / "kb"))
+    assert kb.table["name"].to_pylist() == ["colour tiger"]
