@@ -111,7 +111,9 @@ class KnowledgeBaseArguments:
         default=100, metadata={"help": "Odd lines that a source may have; they are passed over and counted."}
     )
     num_processes: int = field(default=1, metadata={"help": "Processes that parse, and threads that join."})
-    memory_gigabytes: float = field(default=4.0, metadata={"help": "Memory to stay below, at any number of entities."})
+    memory_gigabytes: float = field(
+        default=4.0, metadata={"help": "Memory of the joins, which spill to disk beyond it."}
+    )
 
     def __post_init__(self) -> None:
         if self.exclusions is not None:
