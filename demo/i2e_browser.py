@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from modeling_mofi.data.entity_table import EntityTable
+
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ class I2EBrowser:
         self.published = sorted((self.folder / "data").glob("*.parquet"))
         if not table.is_file() or not self.published:
             raise ValueError(f"{folder} is no I2E build: it has no entities.parquet or no data/*.parquet.")
-        columns = pq.read_table(table, columns=["entity_id", "name"])
-        self.names = dict(zip(*(columns.column(name).to_pylist() for name in ("entity_id", "name")), strict=True))
+        entities = EntityTable(table).to_lists()
+        self.names = dict(zip(entities["entity_id"], entities["name"], strict=True))
         self.files = [pq.ParquetFile(path) for path in self.scored or self.published]
 
     def __len__(self) -> int:

@@ -3,10 +3,10 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.json
-import pyarrow.parquet as pq
 import torch
 from huggingface_hub import snapshot_download
 from torch.nn import functional as F
@@ -15,6 +15,8 @@ from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
 from evaluation.labelled_images import LabelledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
+from modeling_mofi.data.entity_table import COLUMNS, EntityTable
+from modeling_mofi.data.parquet_rows import check_columns
 from modeling_mofi.pretraining import HEAD_NAME
 from modeling_mofi.processing_mofi import MofiProcessor
 from modeling_mofi.sharded_rows import load_rows, num_saved_rows
@@ -166,18 +168,24 @@ def read_entities(path: str, *, entity_text: str = "name_and_description") -> En
         raise ValueError(f"entity_text is {entity_text!r}; it must be {' or '.join(map(repr, ENTITY_TEXTS))}.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; give an entities.parquet or a knowledge base in JSON lines.")
-    table = pq.read_table(path) if path.endswith(".parquet") else pyarrow.json.read_json(path)
-    missing = {"entity_id", "name", "description"} - set(table.column_names)
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}.")
-    if "entity_label" in table.column_names and table["entity_label"].to_pylist() != list(range(len(table))):
-        raise ValueError(f"{path}: row i must hold entity_label i; rebuild with --restart_from label_entities.")
-    names, descriptions = table["name"].to_pylist(), table["description"].to_pylist()
+    if path.endswith(".parquet"):
+        table = EntityTable(path)
+        columns, counts = table.to_lists(), table.counts
+    else:
+        columns = read_json_lines(path)
+        counts = np.array(columns.get("count") or [0] * len(columns["name"]))
+    names, descriptions = columns["name"], columns["description"]
     if entity_text == "name":
         descriptions = [None] * len(names)
-    counts = table["count"].to_numpy() if "count" in table.column_names else np.zeros(len(table), dtype=np.int64)
     texts = [MofiProcessor.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
-    return Entities([str(entity_id) for entity_id in table["entity_id"].to_pylist()], texts, counts)
+    return Entities([str(entity_id) for entity_id in columns["entity_id"]], texts, counts)
+
+
+def read_json_lines(path: str) -> dict[str, list[Any]]:
+    """Columns `entity_id`, `name`, `description` and, if there is one, `count` of a knowledge base in JSON lines."""
+    table = pyarrow.json.read_json(path)
+    check_columns(path, table.column_names, COLUMNS)
+    return {name: table[name].to_pylist() for name in (*COLUMNS, "count") if name in table.column_names}
 
 
 def unseen_entities(benchmark: Benchmark, entity_ids: set[str]) -> Entities | None:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from .parquet_rows import ParquetRows, check_columns
@@ -23,7 +24,13 @@ class EntityTable:
     """`entity_id`, `name` and `description` by entity_label, in Arrow's memory: two million take a quarter GB.
 
     Args:
-        path: entities.parquet; row i is the entity with label i.
+        path: entities.parquet, or the entities of a saved index; row i is the entity with label i.
+
+    Attributes:
+        counts: Images per entity, `[len(self)]`; zeros where the file does not say.
+
+    Raises:
+        ValueError: If there is no such file, a column is missing, or the rows are not in the order of their labels.
     """
 
     def __init__(self, path: str | Path):
@@ -33,14 +40,22 @@ class EntityTable:
         schema = pq.read_schema(path)
         check_columns(self.path, schema.names, COLUMNS)
         self.build_id = (schema.metadata or {}).get(BUILD_ID)
-        table = pq.read_table(path, columns=list(COLUMNS)).combine_chunks()
+        extra = [name for name in ("entity_label", "count") if name in schema.names]
+        table = pq.read_table(path, columns=[*COLUMNS, *extra]).combine_chunks()
+        if "entity_label" in extra and not np.array_equal(table.column("entity_label"), np.arange(len(table))):
+            raise ValueError(f"{path}: row i must hold entity_label i; rebuild with --restart_from label_entities.")
         self.columns = {name: table.column(name) for name in COLUMNS}
+        self.counts = np.array(table.column("count")) if "count" in extra else np.zeros(len(table), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.columns["name"])
 
     def __getitem__(self, label: int) -> dict[str, str | None]:
         return {name: column[label].as_py() for name, column in self.columns.items()}
+
+    def to_lists(self) -> dict[str, list[str | None]]:
+        """The columns as lists, in order of entity_label."""
+        return {name: column.to_pylist() for name, column in self.columns.items()}
 
     def sha256(self) -> str:
         """Hash of the entity ids in order."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ..data.entity_table import COLUMNS, ids_sha256
+from ..data.entity_table import COLUMNS, EntityTable, ids_sha256
 from ..hub.model_card import is_hub_id
 from ..hub.publishing import upload_folder
 from ..sharded_rows import load_rows, num_saved_rows
@@ -27,7 +27,6 @@ from .entity_index_files import (
     VECTORS_NAME,
     Entities,
     download,
-    read_entities,
     read_vectors,
 )
 from .vector_search import VectorSearch
@@ -123,7 +122,7 @@ class EntityIndex:
         path = folder / "entities.parquet"
         if not path.is_file():
             raise ValueError(f"{checkpoint} has no entities.parquet, so its entities have no names.")
-        entities = read_entities(path)
+        entities = EntityTable(path).to_lists()
         num_rows = num_saved_rows(folder, name="entity_head")
         source = source or ("both" if num_rows else "text")
         if source not in SOURCES:
@@ -270,7 +269,8 @@ class EntityIndex:
         if missing := [name for name in (VECTORS_NAME, ENTITIES_NAME, SETTINGS_NAME) if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no saved index: it has no {', '.join(missing)}.")
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-        vectors, written_probe = read_vectors(folder / VECTORS_NAME, entities := read_entities(folder / ENTITIES_NAME))
+        entities = EntityTable(folder / ENTITIES_NAME).to_lists()
+        vectors, written_probe = read_vectors(folder / VECTORS_NAME, entities)
         encoder = encoder or MofiEncoder.from_pretrained(settings["checkpoint"], device=device)
         index = cls(vectors, entities, encoder, source=settings["source"])
         cosine = (probe(encoder) * written_probe).sum(dim=-1).min().item()

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -15,7 +14,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from ..data.entity_table import COLUMNS, ids_sha256
+from ..data.entity_table import ids_sha256
 
 
 try:
@@ -63,14 +62,6 @@ def download(name: str | os.PathLike, patterns: list[str]) -> Path:
             f"{name} is no folder here, and the Hub is out of reach ({type(error).__name__}). Check the name, the "
             "network and HF_HUB_OFFLINE."
         ) from error
-
-
-def read_entities(path: Path) -> Entities:
-    """Columns of `entities.parquet` or of a saved index, in order of entity_label."""
-    found = pq.read_schema(path).names
-    if missing := [name for name in COLUMNS if name not in found]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(found)}.")
-    return {name: pq.read_table(path, columns=[name]).column(name).to_pylist() for name in COLUMNS}
 
 
 def read_vectors(path: Path, entities: Entities) -> tuple[torch.Tensor, torch.Tensor]:
