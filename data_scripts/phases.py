@@ -24,13 +24,14 @@ from data_scripts.images.filter_model import prepare_image
 from data_scripts.images.score_entities import score_entities
 from data_scripts.knowledge_base.store import open_knowledge_base, read_manifest
 from data_scripts.linking.link_entities import link_entities
+from data_scripts.linking.link_weights import FILE as WEIGHTS_FILE
 from data_scripts.linking.link_weights import default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
 from data_scripts.sources.pairs import read_images, read_pairs
 
 
-LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "spacy", "torch", "transformers")
+LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "scipy", "spacy", "torch", "transformers")
 READ_BATCH_SIZE = 1000
 MODEL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 SCORED_ROW_GROUP_SIZE = 256
@@ -94,6 +95,7 @@ class Build:
                 "pairs": hash_settings(source),
                 "knowledge_base": read_manifest(Path(self.knowledge_base))["content_hash"],
                 "keep_types": {name: str(kind) for name, kind in self.keep_columns.items()},
+                "link_weights": hash_file(WEIGHTS_FILE),
             },
             "score_entities": self.args.score_settings()
             | {"filter_model": fingerprint_model(self.args.filter.filter_model)},

@@ -19,6 +19,7 @@ from tiny_build import (
 )
 from transformers import CLIPModel
 
+from data_scripts import phases
 from data_scripts.arguments import STAGES
 from data_scripts.build_i2e import main
 from data_scripts.engine.folder_lock import hold_folder
@@ -137,15 +138,23 @@ def test_restart_from_a_stage_does_what_depends_on_it_again(recipe, tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_restart_with_the_same_settings_writes_everything_from_there_again(stage, recipe, tmp_path):
     main(recipe())
-    before = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "i2e").rglob("*.*") if path.name != "settings.json"
-    }
+    unchanged = {"settings.json", ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "i2e").rglob("*.*") if path.name not in unchanged}
     content = read_build(tmp_path / "i2e")
     main(recipe(restart_from=stage))
     assert read_build(tmp_path / "i2e") == content
     kept = {path.parts[len(tmp_path.parts) + 2] for path, time in before.items() if path.stat().st_mtime_ns == time}
     assert kept & set(STAGES) == set(STAGES[: STAGES.index(stage)])
     assert not any(name.endswith(".parquet") or name == "write_dataset" for name in kept)
+
+
+def test_other_link_weights_are_other_settings(recipe, tmp_path, monkeypatch):
+    main(recipe())
+    other = tmp_path / "weights.json"
+    other.write_text(phases.WEIGHTS_FILE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    monkeypatch.setattr(phases, "WEIGHTS_FILE", other)
+    with pytest.raises(ValueError, match="link_weights changed"):
+        main(recipe())
 
 
 def test_another_threshold_scores_nothing_again(recipe, tmp_path):
