@@ -12,10 +12,9 @@ from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import modeling_mofi  # Registers MOFI with the Auto classes.
+from modeling_mofi.search.encoder import text_options
 
 
-# SigLIP's text towers were trained on padded texts and read the padding.
-TEXT_PADDING = {"siglip": "max_length", "siglip2": "max_length"}
 SETTINGS = {
     "preprocessing": ("model", "release"),
     "pooling": ("auto", "cls", "mean"),
@@ -173,8 +172,8 @@ class TransformersEncoder:
             raise UnfitModelError(f"{self.name} has no text tower.")
         if self.tokenizer is None:
             self.tokenizer = load_tokenizer(self.name, self.revision)
-        padding = TEXT_PADDING.get(self.model.config.model_type, True)
-        tokens = self.tokenizer(texts, padding=padding, truncation=True, return_tensors="pt").to(self.device)
+        options = text_options(self.model, self.tokenizer)
+        tokens = self.tokenizer(texts, return_tensors="pt", **options).to(self.device)
         return pooled(self.model.get_text_features(**tokens), "auto").float()
 
 

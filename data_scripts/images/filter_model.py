@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 import modeling_mofi  # noqa: F401 - registers MOFI with AutoModel and AutoProcessor
+from modeling_mofi.search.encoder import text_options
 
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -24,14 +25,6 @@ class FilterModel:
     model: torch.nn.Module
     processor: Any
     image_processor: Any
-
-    @property
-    def max_text_length(self) -> int:
-        """Tokens of the longest text; some tokenizers know no limit of their own."""
-        text_config = getattr(self.model.config, "text_config", None)
-        limit = getattr(text_config, "max_position_embeddings", None)
-        own = self.processor.tokenizer.model_max_length
-        return own if limit is None else min(own, limit)
 
     def move(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Inputs on the model's device, pixels in its precision."""
@@ -94,9 +87,7 @@ def embed_images(prepared: Sequence[dict[str, torch.Tensor]], *, filter_model: s
 def embed_texts(texts: Sequence[str], *, filter_model: str) -> np.ndarray:
     """Unit vectors of texts, float32 [len(texts), D]."""
     loaded = open_filter_model(filter_model)
-    # SigLIP was trained on texts padded to full length and embeds others differently.
-    padding = "max_length" if "siglip" in loaded.model.config.model_type else True
-    options = {"padding": padding, "truncation": True, "max_length": loaded.max_text_length}
+    options = text_options(loaded.model, loaded.processor.tokenizer)
     inputs = loaded.processor(text=list(texts), return_tensors="pt", **options)
     inputs = {name: inputs[name] for name in TEXT_INPUTS if name in inputs}
     return unit_vectors(loaded.model.get_text_features(**loaded.move(inputs)), filter_model)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -78,3 +79,12 @@ class MofiEncoder:
             inputs = self.processor(**batch, return_tensors="pt").to(self.model.device)
             batches.append(self.model(**inputs)[output].float().cpu())
         return torch.cat(batches) if batches else torch.empty(0, self.projection_dim)
+
+
+def text_options(model: torch.nn.Module, tokenizer: Any) -> dict[str, Any]:
+    """How a dual encoder of any kind wants its texts tokenized: padding, truncation and length."""
+    limit = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+    own = tokenizer.model_max_length  # Some tokenizers, such as Gemma's in SigLIP 2, know no limit.
+    # SigLIP was trained on texts padded to full length and embeds others differently.
+    padding = "max_length" if "siglip" in model.config.model_type else True
+    return {"padding": padding, "truncation": True, "max_length": own if limit is None else min(own, limit)}

@@ -44,7 +44,8 @@ def test_mofi_loads_without_its_head(tmp_path):
     assert embed_one(load_encoder(str(tmp_path))).shape == (1, 8)
 
 
-def test_siglip_pads_its_texts_to_the_full_length(tmp_path, clip_folder):
+@pytest.mark.parametrize("has_limit", [True, False])
+def test_siglip_pads_its_texts_to_the_full_length(has_limit, tmp_path, clip_folder):
     vision, text = {**TOWER, "image_size": 16, "patch_size": 8}, {**TOWER, "vocab_size": 20}
     config = SiglipConfig(vision_config=vision, text_config={**text, "max_position_embeddings": 16})
     SiglipModel(config).save_pretrained(tmp_path)
@@ -52,6 +53,8 @@ def test_siglip_pads_its_texts_to_the_full_length(tmp_path, clip_folder):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(f"{clip_folder}/{name}", tmp_path)
     encoder = load_encoder(str(tmp_path))
+    encoder.embed_texts(["a"])
+    encoder.tokenizer.model_max_length = 16 if has_limit else 10**30  # Gemma's knows none.
     alone, together = encoder.embed_texts(["a"]), encoder.embed_texts(["a", "a photo of the red thing"])
     torch.testing.assert_close(alone[0], together[0])
     assert embed_one(encoder).shape == (1, 16)
