@@ -2,13 +2,19 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ..data.images import read_image
 from ..modeling_mofi import MofiModel
 from ..processing_mofi import MofiProcessor
+
+
+# One query or several: images and image files, or texts, or embeddings `[B, D]`.
+Queries = str | Path | Image.Image | Sequence[str] | Sequence[Path | Image.Image] | torch.Tensor
 
 
 class MofiEncoder:
@@ -55,8 +61,10 @@ class MofiEncoder:
             [self.processor.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
         )
 
-    def encode(self, queries: Sequence[Image.Image | str] | torch.Tensor) -> torch.Tensor:
-        """Embeds images or texts; embeddings `[B, D]` are only brought to unit length.
+    def encode(self, queries: Queries) -> torch.Tensor:
+        """Embeds images, image files (`pathlib.Path`) or texts; embeddings `[B, D]` are only brought to unit length.
+
+        One image, file or text is one query.
 
         Raises:
             ValueError: If the queries are of different kinds, or embeddings of another size.
@@ -65,12 +73,15 @@ class MofiEncoder:
             if queries.ndim != 2 or queries.shape[1] != self.projection_dim:
                 raise ValueError(f"Embeddings have shape {tuple(queries.shape)}; expected [B, {self.projection_dim}].")
             return torch.nn.functional.normalize(queries.detach().float().cpu(), dim=-1)
+        if isinstance(queries, (str, Path, Image.Image)):
+            queries = [queries]
+        queries = [read_image(query) if isinstance(query, Path) else query for query in queries]
         if all(isinstance(query, str) for query in queries):
             return self.encode_texts(queries)
         if all(isinstance(query, Image.Image) for query in queries):
             return self.encode_images(queries)
         kinds = ", ".join(sorted({type(query).__name__ for query in queries}))
-        raise ValueError(f"The queries are {kinds}; give PIL images, or texts, or embeddings.")
+        raise ValueError(f"The queries are {kinds}; give images or their paths, or texts, or embeddings.")
 
     def _encode(self, values: Sequence[Image.Image | str], argument: str, output: str) -> torch.Tensor:
         batches = []

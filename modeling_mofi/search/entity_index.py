@@ -19,7 +19,7 @@ from ..hub.model_card import is_hub_id
 from ..hub.publishing import upload_folder
 from ..sharded_rows import load_rows, num_saved_rows
 from .calibration import Calibration, fit_calibration
-from .encoder import MofiEncoder
+from .encoder import MofiEncoder, Queries
 from .entity_index_files import (
     CARD,
     ENTITIES_NAME,
@@ -153,9 +153,14 @@ class EntityIndex:
             entity_ids: By default `user:` and the name.
 
         Raises:
-            ValueError: If an id is in the index already.
+            ValueError: If an id is in the index already, or the lists are of unequal length.
         """
+        if isinstance(names, str):
+            raise ValueError(f"names is the text {names!r}; give a list of names, one per entity.")
         entity_ids = [f"user:{name}" for name in names] if entity_ids is None else list(entity_ids)
+        if not len(names) == len(descriptions) == len(entity_ids):
+            lengths = f"{len(names)} names, {len(descriptions)} descriptions and {len(entity_ids)} ids"
+            raise ValueError(f"There are {lengths}; give one of each per entity.")
         if known := set(entity_ids) & set(self.entities["entity_id"]):
             raise ValueError(f"The index has {', '.join(sorted(known)[:3])} already.")
         vectors = self.encoder.encode_entities(names, descriptions).to(self.vectors.dtype)
@@ -163,8 +168,8 @@ class EntityIndex:
         self._search = VectorSearch(torch.cat([self.vectors, vectors]))
         self.entities = {name: self.entities[name] + added[name] for name in COLUMNS}
 
-    def search(self, queries: Sequence[Image.Image | str] | torch.Tensor, *, k: int = 5) -> list[EntityAnswer]:
-        """Finds the k entities most similar to each image, text or embedding."""
+    def search(self, queries: Queries, *, k: int = 5) -> list[EntityAnswer]:
+        """Finds the k entities most similar to each image, image file, text or embedding; one of them is one query."""
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1.")
         similarities, rows = self._search.top_k(self.encoder.encode(queries), k=max(k, NUM_WEIGHED))
@@ -188,15 +193,15 @@ class EntityIndex:
             found.append(entity)
         return EntityAnswer(found, None if confidences is None else confidences[place].sum().item())
 
-    def calibrate(
-        self, queries: Sequence[Image.Image | str] | torch.Tensor, entity_ids: Sequence[str | None]
-    ) -> Calibration:
+    def calibrate(self, queries: Queries, entity_ids: Sequence[str | None]) -> Calibration:
         """Fits the confidences to labelled images that training has not seen, and keeps the fit.
 
         Args:
             entity_ids: What each image shows; None, or an id that is not in the index, for nothing known.
         """
         similarities, rows = self._search.top_k(self.encoder.encode(queries), k=NUM_WEIGHED)
+        if len(entity_ids) != len(rows):
+            raise ValueError(f"There are {len(rows)} images and {len(entity_ids)} entity ids; give one id per image.")
         places = {entity_id: row for row, entity_id in enumerate(self.entities["entity_id"])}
         wanted = torch.tensor([places.get(entity_id, -1) for entity_id in entity_ids])
         is_right = (rows == wanted[:, None]) & (wanted >= 0)[:, None]
@@ -206,7 +211,9 @@ class EntityIndex:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes vectors (safetensors), entities (Parquet) and settings (JSON) to a folder, without the model."""
-        self._write(Path(folder), checkpoint=self.encoder.name)
+        name = self.encoder.name
+        # A relative path would mean another folder where the index is loaded from.
+        self._write(Path(folder), checkpoint=str(Path(name).resolve()) if name and Path(name).is_dir() else name)
 
     def _write(self, folder: Path, *, checkpoint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

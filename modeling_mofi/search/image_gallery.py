@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from ..data.images import UnreadableImage, read_image
-from .encoder import MofiEncoder
+from .encoder import MofiEncoder, Queries
 from .vector_search import VectorSearch
 
 
 logger = logging.getLogger(__name__)
 
+SILENT_SECONDS = 5
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -56,28 +58,22 @@ class ImageGallery:
             ValueError: If there is no readable image.
         """
         files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
-        gallery = cls(torch.empty(0, encoder.projection_dim), [], encoder)
-        for start in range(0, len(files), encoder.batch_size):
-            gallery._add(files[start : start + encoder.batch_size])
-        if not len(gallery):
+        vectors, paths, unreadable = [torch.empty(0, encoder.projection_dim)], [], {}
+        starts = range(0, len(files), encoder.batch_size)
+        for start in tqdm(starts, desc="embed images", unit="batch", delay=SILENT_SECONDS):
+            images, readable = read_images(files[start : start + encoder.batch_size], unreadable)
+            vectors.append(encoder.encode_images(images))
+            paths += readable
+        if not paths:
             raise ValueError(f"{folder} has no readable image ({len(files)} image files, none could be opened).")
-        for path, reason in gallery.unreadable.items():
+        for path, reason in unreadable.items():
             logger.warning("left out: %s: %s", path, reason)
+        gallery = cls(torch.cat(vectors), paths, encoder)
+        gallery.unreadable = unreadable
         return gallery
 
-    def _add(self, files: Sequence[Path]) -> None:
-        images, paths = [], []
-        for path in files:
-            try:
-                images.append(read_image(path))
-                paths.append(str(path))
-            except UnreadableImage as error:
-                self.unreadable[str(path)] = str(error)
-        self.vectors = torch.cat([self.vectors, self.encoder.encode_images(images)])
-        self.paths += paths
-
-    def search(self, queries: Sequence[Image.Image | str] | torch.Tensor, *, k: int = 5) -> list[list[FoundImage]]:
-        """Finds the k images most similar to each image, text or embedding."""
+    def search(self, queries: Queries, *, k: int = 5) -> list[list[FoundImage]]:
+        """Finds the k images most similar to each image, image file, text or embedding; one of them is one query."""
         similarities, rows = VectorSearch(self.vectors).top_k(self.encoder.encode(queries), k=k)
         return [
             [FoundImage(self.paths[row], similarity) for similarity, row in zip(*found, strict=True)]
@@ -93,3 +89,15 @@ class ImageGallery:
         """Reads what `save` wrote."""
         with safe_open(path, framework="pt") as file:
             return cls(file.get_tensor("vectors"), json.loads(file.metadata()["paths"]), encoder)
+
+
+def read_images(files: Sequence[Path], unreadable: dict[str, str]) -> tuple[list[Image.Image], list[str]]:
+    """The images that can be read, and their paths; the reasons of the others are noted."""
+    images, paths = [], []
+    for path in files:
+        try:
+            images.append(read_image(path))
+            paths.append(str(path))
+        except UnreadableImage as error:
+            unreadable[str(path)] = str(error)
+    return images, paths

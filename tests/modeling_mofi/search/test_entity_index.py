@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -188,7 +189,7 @@ def test_entities_that_do_not_fit_the_head_are_refused(checkpoint, tmp_path):
 
 def test_queries_of_another_kind_are_refused(checkpoint, encoder):
     index = EntityIndex.from_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="The queries are Image, str; give PIL images, or texts"):
+    with pytest.raises(ValueError, match="The queries are Image, str; give images or their paths, or texts"):
         index.search([pictures()[0], "Red"])
     with pytest.raises(ValueError, match=r"shape \(2, 3\); expected \[B, 16\]"):
         index.search(torch.ones(2, 3))
@@ -269,3 +270,50 @@ def test_encoder_gives_what_the_model_gives(checkpoint, encoder):
         expected = MofiModel.from_pretrained(checkpoint)(**inputs).image_embeds
     torch.testing.assert_close(encoder.encode_images(pictures()), expected)
     assert encoder.encode_images([]).shape == (0, 16)
+
+
+@pytest.fixture
+def gallery(encoder, tmp_path):
+    """Four images in a folder with brackets in its name."""
+    folder = tmp_path / "a [1]"
+    folder.mkdir()
+    for name, image in zip(NAMES, pictures(), strict=True):
+        image.save(folder / f"{name}.png")
+    return ImageGallery.from_folder(folder, encoder)
+
+
+def test_one_text_one_image_and_one_path_are_one_query_each(checkpoint, gallery):
+    index, path = EntityIndex.from_checkpoint(checkpoint), Path(gallery.paths[0])
+    for query in ("a Red flag", pictures()[0], path):
+        assert len(index.search(query)) == len(gallery.search(query)) == 1
+        torch.testing.assert_close(index.encoder.encode(query), index.encoder.encode([query]))
+    assert gallery.search(path, k=1)[0][0].path == str(path)
+    assert len(gallery.search([path, pictures()[1]])) == 2
+
+
+def test_batches_do_not_change_a_gallery(gallery, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "batch_size", 3)
+    again = ImageGallery.from_folder(tmp_path / "a [1]", encoder)
+    assert again.paths == gallery.paths
+    torch.testing.assert_close(again.vectors, gallery.vectors)
+
+
+def test_lists_of_unequal_length_are_refused(checkpoint):
+    index = EntityIndex.from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="2 names, 1 descriptions and 2 ids"):
+        index.add_entities(["a", "b"], ["only one"])
+    with pytest.raises(ValueError, match="1 names, 1 descriptions and 2 ids"):
+        index.add_entities(["a"], [None], entity_ids=["x", "y"])
+    with pytest.raises(ValueError, match="names is the text 'a dog'"):
+        index.add_entities("a dog", "an animal")
+    with pytest.raises(ValueError, match="4 images and 3 entity ids"):
+        index.calibrate(pictures(), ["Q0", "Q1", None])
+    assert len(index) == 4
+
+
+def test_a_saved_index_is_found_from_another_folder(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(checkpoint).parent)
+    EntityIndex.from_checkpoint(Path(checkpoint).name).save_pretrained(tmp_path / "index")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(EntityIndex.from_pretrained(tmp_path / "index")) == 4
