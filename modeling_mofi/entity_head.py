@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .distributed_mofi import gather_rows, process_place, row_counts
-from .losses_mofi import MAX_LOGITS, margin_softmax_loss
+from .losses_mofi import MAX_LOGITS
+from .margin_softmax import margin_softmax_loss
 from .sharded_rows import own_rows
 
 

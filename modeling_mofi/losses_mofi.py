@@ -1,6 +1,6 @@
-"""MOFI's two losses over all processes: image-text contrast and margin softmax over entities.
+"""MOFI's contrast of images and texts over all processes; the loss over entities is in `margin_softmax.py`.
 
-Every loss returned here is a process's own share: its mean over processes is the global loss. Data-parallel wrappers
+The loss returned here is a process's own share: its mean over processes is the global loss. Data-parallel wrappers
 average gradients over processes, so the gradient that results is the one of a single process with the whole batch.
 """
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .distributed_mofi import all_reduce, gather_rows, process_place, row_counts
+from .distributed_mofi import gather_rows, process_place, row_counts
 
 
-ROWS_PER_BLOCK = 2**13
 MAX_LOGITS = 2**26  # Elements of one fp32 block of logits (256 MiB); larger products are computed in chunks of rows.
+SAME_ENTITY = ("left_out", "positive", "negative")
 
 
 def contrastive_loss(
@@ -20,169 +20,97 @@ def contrastive_loss(
     text_embeds: torch.Tensor,
     *,
     logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor | None = None,
     entity_labels: torch.Tensor | None = None,
+    same_entity: str = "left_out",
     max_logits: int = MAX_LOGITS,
 ) -> torch.Tensor:
-    """Symmetric cross-entropy between images and their texts, with the negatives of all processes.
+    """Contrast between images and texts, with the negatives of all processes: by softmax, or with a bias by sigmoid.
 
     Args:
         image_embeds: Unit-length `[B, D]`.
         text_embeds: Unit-length `[B, D]`; row i belongs to image i.
         logit_scale: Inverse temperature, a scalar (already exponentiated).
-        entity_labels: `[B]`. Rows of the same entity are no negatives of one another; below 0 means unlabelled.
+        logit_bias: Added to every logit of the sigmoid loss; None for the softmax loss, in both directions.
+        entity_labels: `[B]`; below 0 means unlabelled.
+        same_entity: What the text of another image of the same entity is to an image: `"left_out"`, a further
+            `"positive"`, or a `"negative"` as any other.
         max_logits: Logits held at once; above it rows are computed in chunks, recomputed in backward.
 
     Returns:
         Scalar; its mean over processes is the mean over the N rows of the global batch.
+
+    Source: CLIP (https://arxiv.org/abs/2103.00020), SigLIP (https://arxiv.org/abs/2303.15343), and for positives UniCL
+    (https://arxiv.org/abs/2204.03610).
     """
+    if same_entity not in SAME_ENTITY:
+        raise ValueError(f"same_entity is {same_entity!r}; it must be one of {', '.join(SAME_ENTITY)}.")
     with torch.autocast(image_embeds.device.type, enabled=False):
         image_embeds, text_embeds, logit_scale = image_embeds.float(), text_embeds.float(), logit_scale.float()
         counts = row_counts(image_embeds)
-        first = sum(counts[: process_place()[0]])
         # Own rows against gathered columns: every pair is computed once, and its gradient reaches both owners.
         all_images, all_texts = gather_rows(image_embeds, counts), gather_rows(text_embeds, counts)  # [N, D]
-        labels = None if entity_labels is None else gather_rows(entity_labels.view(-1), counts)
-        image_loss = _matching_loss(image_embeds * logit_scale, all_texts, first, labels, max_logits)
-        text_loss = _matching_loss(text_embeds * logit_scale, all_images, first, labels, max_logits)
+        has_labels = entity_labels is not None and same_entity != "negative"
+        labels = gather_rows(entity_labels.view(-1), counts) if has_labels else None
+        settings = (sum(counts[: process_place()[0]]), labels, same_entity == "positive", max_logits)
+        loss = _loss_of_rows(image_embeds * logit_scale, all_texts, logit_bias, *settings)
+        if logit_bias is None:
+            text_loss = _loss_of_rows(text_embeds * logit_scale, all_images, None, *settings)
+            loss = (loss + text_loss) / 2
     # Differs from a plain mean only if processes hold different numbers of rows.
-    return (image_loss + text_loss) / 2 * len(counts) / sum(counts)
+    return loss * len(counts) / sum(counts)
 
 
-def _matching_loss(
-    rows: torch.Tensor, columns: torch.Tensor, first: int, labels: torch.Tensor | None, max_logits: int
+def _loss_of_rows(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    bias: torch.Tensor | None,
+    first: int,
+    labels: torch.Tensor | None,
+    is_positive: bool,
+    max_logits: int,
 ) -> torch.Tensor:
-    """Sum over rows `[B, D]` of the cross-entropy whose right column is `first + row`, among `[N, D]` columns."""
+    """Sum over rows `[B, D]` of their losses, among `[N, D]` columns of which `first + row` is the right one."""
     targets = torch.arange(first, first + len(rows), device=rows.device)
     chunk_size = max(1, max_logits // len(columns))
     if len(rows) <= chunk_size:
-        return _chunk_matching_loss(rows, targets, columns, labels)
+        return _loss_of_chunk(rows, targets, columns, bias, labels, is_positive)
+    settings = (columns, bias, labels, is_positive)
     losses = [
-        checkpoint(_chunk_matching_loss, *chunk, columns, labels, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_loss_of_chunk, *chunk, *settings, use_reentrant=False, preserve_rng_state=False)
         for chunk in zip(rows.split(chunk_size), targets.split(chunk_size), strict=True)
     ]
     return torch.stack(losses).sum()
 
 
-def _chunk_matching_loss(
-    rows: torch.Tensor, targets: torch.Tensor, columns: torch.Tensor, labels: torch.Tensor | None
+def _loss_of_chunk(
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    columns: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    is_positive: bool,
 ) -> torch.Tensor:
     logits = rows @ columns.t()  # [chunk, N]
+    is_same = None
     if labels is not None:
-        own = labels[targets][:, None]
-        is_false_negative = (own == labels[None, :]) & (own >= 0)
-        is_false_negative.scatter_(1, targets[:, None], False)
-        logits = logits.masked_fill(is_false_negative, -torch.inf)
-    return F.cross_entropy(logits, targets, reduction="sum")
+        is_same = (labels[targets][:, None] == labels[None, :]) & (labels[targets] >= 0)[:, None]
+        is_same.scatter_(1, targets[:, None], is_positive)
+    if bias is not None:
+        return _sigmoid_loss(logits + bias.float(), targets, is_same, is_positive)
+    if is_same is None or not is_positive:
+        logits = logits if is_same is None else logits.masked_fill(is_same, -torch.inf)
+        return F.cross_entropy(logits, targets, reduction="sum")
+    is_same.scatter_(1, targets[:, None], True)
+    means = logits.where(is_same, 0.0).sum(dim=1) / is_same.sum(dim=1)
+    return (logits.logsumexp(dim=1) - means).sum()
 
 
-def margin_softmax_loss(
-    image_embeds: torch.Tensor,
-    rows: torch.Tensor,
-    target_columns: torch.Tensor,
-    *,
-    weights: torch.Tensor,
-    scale: float,
-    margin: float,
-    own: slice = slice(None),
-    chunk_size: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine softmax with an additive margin (CosFace) over class rows that processes share among them.
-
-    Each process passes all N embeddings and its own part of the class rows; the normaliser is reduced over processes.
-    Logits are computed in chunks of images, never held whole, and once: the gradient is made of them on the spot, for
-    which the weights must be known. Backward only scales it, by one number that is the same on every process.
-
-    Args:
-        image_embeds: Unit-length `[N, D]`, the same on every process.
-        rows: `[S, D]`, this process's classes; only their directions count.
-        target_columns: `[N]`, index in `rows` of each image's class, or -1 where another process owns it.
-        weights: `[N]`, how much each image counts, the same on every process.
-        scale: Inverse temperature.
-        margin: Subtracted from the target's cosine.
-        own: This process's images.
-        chunk_size: Images whose logits are held at once, the same on every process; None for all.
-
-    Returns:
-        Weighted sum of the losses of own images, a scalar whose mean over processes has the gradient of all images;
-        and the loss of each image, `[N]`, the same on every process and without a gradient.
-
-    Source: CosFace (https://arxiv.org/abs/1801.09414); that MOFI used this form is inferred from its code base.
-    Making the gradient in forward is Liger Kernel's way (https://arxiv.org/abs/2410.10989).
-    """
-    chunk_size = len(image_embeds) if chunk_size is None else chunk_size
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        tensors = image_embeds.float(), rows.float(), target_columns, weights.float()
-        return _MarginSoftmax.apply(*tensors, own, scale, margin, max(1, chunk_size), torch.is_grad_enabled())
-
-
-class _MarginSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, embeds, rows, target_columns, weights, own, scale, margin, chunk_size, with_gradient):
-        for_embeds, for_rows = (needed and with_gradient for needed in ctx.needs_input_grad[:2])
-        embeds_gradient = torch.zeros_like(embeds) if for_embeds else None
-        rows_gradient = torch.zeros_like(rows) if for_rows else None
-        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12)  # [S, 1]
-        rows = rows / norms
-        losses = embeds.new_zeros(len(embeds))
-        for start in range(0, len(embeds), chunk_size):
-            chunk = slice(start, start + chunk_size)
-            images = embeds[chunk] * scale
-            logits = images @ rows.t()  # [chunk, S]
-            losses[chunk] = _losses_to_gradient_(logits, target_columns[chunk], weights[chunk], scale * margin)
-            if for_embeds:
-                torch.mm(logits, rows, out=embeds_gradient[chunk])
-            if for_rows:
-                rows_gradient.addmm_(logits.t(), images)
-        if for_embeds:
-            embeds_gradient *= scale
-        if for_rows:
-            # No wrapper averages the rows' gradient over processes as it does the towers'; this does.
-            _to_gradient_by_length_(rows_gradient, rows, norms * process_place()[1])
-        ctx.save_for_backward(embeds_gradient, rows_gradient)
-        ctx.mark_non_differentiable(losses)
-        return (losses * weights)[own].sum(), losses
-
-    @staticmethod
-    def backward(ctx, gradient, _):
-        # In place: as large as the rows. PyTorch refuses a second backward, as it finds them changed.
-        gradients = (None if found is None else found.mul_(gradient) for found in ctx.saved_tensors)
-        return *gradients, None, None, None, None, None, None, None
-
-
-def _to_gradient_by_length_(gradient: torch.Tensor, unit_rows: torch.Tensor, divisors: torch.Tensor) -> None:
-    """Turns the gradient by unit rows in place into that by rows of any length, `divisors` `[S, 1]` long.
-
-    In blocks, without a copy of all rows; autograd's own way through the division takes longer than the products.
-    """
-    for block in zip(*(tensor.split(ROWS_PER_BLOCK) for tensor in (gradient, unit_rows, divisors)), strict=True):
-        part, rows, divisor = block
-        part.sub_(rows * (rows * part).sum(dim=1, keepdim=True)).div_(divisor)
-
-
-def _losses_to_gradient_(
-    logits: torch.Tensor, target_columns: torch.Tensor, weights: torch.Tensor, logit_margin: float
+def _sigmoid_loss(
+    logits: torch.Tensor, targets: torch.Tensor, is_same: torch.Tensor | None, is_positive: bool
 ) -> torch.Tensor:
-    """Turns logits `[chunk, S]` in place into the gradient of the weighted losses by them; returns the losses."""
-    owned = (target_columns >= 0).nonzero().squeeze(1)
-    places = owned, target_columns[owned]
-    targets = logits.new_zeros(len(logits))
-    targets[owned] = logits[places] - logit_margin
-    # The target is masked out and added again by softplus: correcting a full log-sum-exp overflows in fp32.
-    logits[places] = -torch.inf
-    maxima = _row_max(logits)
-    global_maxima = all_reduce(maxima.clone(), "MAX")
-    sums = logits.sub_(maxima[:, None]).exp_().sum(dim=1) * (maxima - global_maxima).exp()
-    sums, targets = all_reduce(torch.stack([sums, targets]), "SUM")
-    negatives = global_maxima + sums.log()
-    normalisers = torch.logaddexp(negatives, targets)
-    # What was exponentiated for the sum needs only a factor to become a probability.
-    logits.mul_(((maxima - normalisers).exp() * weights)[:, None])
-    # A sigmoid of the difference keeps the digits of p - 1 where p is close to 1.
-    logits[places] = (-torch.sigmoid(negatives - targets) * weights)[owned]
-    return F.softplus(negatives - targets)
-
-
-def _row_max(logits: torch.Tensor) -> torch.Tensor:
-    """Largest logit per row, finite also where a row has no negative on this process."""
-    lowest = torch.finfo(logits.dtype).min / 2
-    return logits.amax(dim=1).clamp(min=lowest) if logits.shape[1] else logits.new_full(logits.shape[:1], lowest)
+    signs = torch.full_like(logits, -1.0).scatter_(1, targets[:, None], 1.0)
+    if is_same is not None:
+        signs = signs.masked_fill(is_same, 1.0 if is_positive else 0.0)
+    # A sign of 0 leaves its pair out.
+    return -(F.logsigmoid(signs * logits) * signs.abs()).sum()

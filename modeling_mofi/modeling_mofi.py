@@ -1,11 +1,11 @@
-"""MOFI's models: a CLIP vision tower and a CLIP text tower, projected into one space of entities."""
+"""MOFI's models: an image and a text tower, projected into one space of entities."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils import ModelOutput
@@ -14,12 +14,20 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_mofi import MofiConfig
 from .losses_mofi import contrastive_loss
 from .pretrained_mofi import MofiPreTrainedModel
-from .text_pooling_mofi import encode_texts
-from .vision_tower_mofi import build_vision_tower
+from .towers_mofi import (
+    build_projection,
+    build_text_tower,
+    build_vision_tower,
+    encode_images,
+    encode_texts,
+    load_tower,
+    pooled_size,
+)
 
 
 TEXT_KEYS = (r"^text_model\.", r"^text_projection\.")
 VISION_KEYS = (r"^vision_model\.", r"^visual_projection\.")
+OTHER_KEYS = (r"\.position_ids$", r"^logit_(scale|bias)$")  # Unused by a tower alone; old CLIP checkpoints have ids.
 
 
 @dataclass
@@ -28,7 +36,8 @@ class MofiOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`): Contrastive loss of the batch, with `return_loss=True`.
-        logits_per_image (`torch.Tensor` of shape `(images, texts)`): Cosines times `logit_scale.exp()`.
+        logits_per_image (`torch.Tensor` of shape `(images, texts)`): Cosines times `logit_scale.exp()`, plus
+            `logit_bias` if the model has one.
         logits_per_text (`torch.Tensor` of shape `(texts, images)`): Its transpose.
         text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`): Unit-length text embeddings.
         image_embeds (`torch.Tensor` of shape `(images, projection_dim)`): Unit-length image embeddings.
@@ -49,7 +58,8 @@ class MofiOutput(ModelOutput):
 
 
 class MofiModel(MofiPreTrainedModel):
-    """Two towers whose parameter names equal `CLIPModel`'s, so any CLIP checkpoint loads unchanged.
+    """An image and a text tower. Parameter names equal `CLIPModel`'s, or without projections `SiglipModel`'s, whose
+    checkpoints load unchanged.
 
     Source: MOFI (https://huggingface.co/papers/2306.07952).
 
@@ -70,11 +80,56 @@ class MofiModel(MofiPreTrainedModel):
     def __init__(self, config: MofiConfig):
         super().__init__(config)
         self.vision_model = build_vision_tower(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.text_model = build_text_tower(config)
+        self.visual_projection = build_projection(config, config.vision_config)
+        self.text_projection = build_projection(config, config.text_config)
+        self.set_contrast(config.contrast)
         self.post_init()
+
+    def set_contrast(self, contrast: str) -> None:
+        """Chooses `"softmax"` or `"sigmoid"`, with the scale (and bias) that new models begin with, in CLIP's shapes
+        or SigLIP's."""
+        self.config.contrast = contrast
+        shape = () if contrast == "softmax" else (1,)
+        self.logit_scale = nn.Parameter(torch.full(shape, float(self.config.logit_scale_init_value)))
+        self.logit_bias = None
+        if contrast == "sigmoid":
+            self.logit_bias = nn.Parameter(torch.full(shape, float(self.config.logit_bias_init_value)))
+
+    @classmethod
+    def from_towers(
+        cls,
+        vision_model: str | PreTrainedModel,
+        text_model: str | PreTrainedModel,
+        *,
+        dtype: Any = None,
+        **fields: Any,
+    ) -> "MofiModel":
+        """Joins two trained encoders by new projections.
+
+        Args:
+            vision_model: Folder, Hub id or instance of an image encoder, or of a model with one.
+            text_model: The same of a text encoder.
+            dtype: Of the loaded weights.
+            fields: Of the `MofiConfig`, such as `projection_dim`.
+
+        Example:
+
+        ```python
+        >>> model = MofiModel.from_towers("facebook/dinov3-vitb16-pretrain-lvd1689m", "FacebookAI/xlm-roberta-base")
+        ```
+        """
+        if not isinstance(vision_model, PreTrainedModel):
+            vision_model = load_tower(vision_model, part="vision_model", dtype=dtype)
+        if not isinstance(text_model, PreTrainedModel):
+            text_model = load_tower(text_model, part="text_model", dtype=dtype)
+        configs = {"vision_config": vision_model.config, "text_config": text_model.config}
+        model = cls(MofiConfig(**{name: config.to_dict() for name, config in configs.items()}, **fields))
+        model.vision_model.load_state_dict(vision_model.state_dict())
+        # A pooling layer that `text_pooling` leaves out is the text encoder's alone.
+        unused = model.text_model.load_state_dict(text_model.state_dict(), strict=False).unexpected_keys
+        assert all(name.startswith("pooler.") for name in unused)
+        return model
 
     @can_return_tuple
     def get_image_features(
@@ -86,8 +141,8 @@ class MofiModel(MofiPreTrainedModel):
             pixel_values: Normalised images `[B, 3, H, W]`, from `MofiImageProcessor`.
             interpolate_pos_encoding: Allows an H and W other than the configuration's `image_size`.
         """
-        outputs = self.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        outputs = encode_images(
+            self.vision_model, pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
         )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)  # [B, D]
         return outputs
@@ -148,19 +203,28 @@ class MofiModel(MofiPreTrainedModel):
             text_embeds = unit_length(text.pooler_output)
         if vision is not None and text is not None:
             logit_scale = self.logit_scale.exp().to(text_embeds.device)
+            logit_bias = None if self.logit_bias is None else self.logit_bias.to(text_embeds.device)
             logits_per_text = text_embeds @ image_embeds.t().to(text_embeds.device) * logit_scale
+            logits_per_text = logits_per_text if logit_bias is None else logits_per_text + logit_bias
             if return_loss:
-                loss = contrastive_loss(image_embeds.to(text_embeds.device), text_embeds, logit_scale=logit_scale)
+                loss = contrastive_loss(
+                    image_embeds.to(text_embeds.device), text_embeds, logit_scale=logit_scale, logit_bias=logit_bias
+                )
         logits_per_image = None if logits_per_text is None else logits_per_text.t()
         return MofiOutput(loss, logits_per_image, logits_per_text, text_embeds, image_embeds, text, vision)
 
 
 class MofiVisionModel(MofiPreTrainedModel):
-    """The vision tower alone, without projection; takes its weights from any MOFI or CLIP checkpoint."""
+    """The vision tower alone, without projection; takes its weights from any MOFI, CLIP or SigLIP checkpoint."""
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^visual_projection\.", *TEXT_KEYS]
+    _keys_to_ignore_on_load_unexpected = [
+        r"\.position_ids$",
+        r"^logit_(scale|bias)$",
+        r"^visual_projection\.",
+        *TEXT_KEYS,
+    ]
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
@@ -170,19 +234,24 @@ class MofiVisionModel(MofiPreTrainedModel):
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple | BaseModelOutputWithPooling:
         """Encodes images `[B, 3, H, W]`; `pooler_output` is the state of the class token `[B, H]`."""
-        return self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        return encode_images(self.vision_model, pixel_values, **kwargs)
 
 
 class MofiTextModel(MofiPreTrainedModel):
-    """The text tower alone, without projection; takes its weights from any MOFI or CLIP checkpoint."""
+    """The text tower alone, without projection; takes its weights from any MOFI, CLIP or SigLIP checkpoint."""
 
     main_input_name = "input_ids"
     input_modalities = ("text",)
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^text_projection\.", *VISION_KEYS]
+    _keys_to_ignore_on_load_unexpected = [
+        r"\.position_ids$",
+        r"^logit_(scale|bias)$",
+        r"^text_projection\.",
+        *VISION_KEYS,
+    ]
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.text_model = build_text_tower(config)
         self.post_init()
 
     @can_return_tuple
@@ -198,21 +267,21 @@ class MofiVisionModelWithProjection(MofiPreTrainedModel):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", *TEXT_KEYS]
+    _keys_to_ignore_on_load_unexpected = [*OTHER_KEYS, *TEXT_KEYS]
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
         self.vision_model = build_vision_tower(config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = build_projection(config, config.vision_config)
         self.post_init()
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple | CLIPVisionModelOutput:
         """Embeds images `[B, 3, H, W]` as `image_embeds` `[B, D]`."""
-        outputs = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        outputs = encode_images(self.vision_model, pixel_values, **kwargs)
         embeds = unit_length(self.visual_projection(outputs.pooler_output))
         return CLIPVisionModelOutput(
-            embeds, outputs.last_hidden_state, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+            embeds, outputs.last_hidden_state, outputs.get("hidden_states"), outputs.get("attentions")
         )
 
 
@@ -221,12 +290,12 @@ class MofiTextModelWithProjection(MofiPreTrainedModel):
 
     main_input_name = "input_ids"
     input_modalities = ("text",)
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", *VISION_KEYS]
+    _keys_to_ignore_on_load_unexpected = [*OTHER_KEYS, *VISION_KEYS]
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.text_model = build_text_tower(config)
+        self.text_projection = build_projection(config, config.text_config)
         self.post_init()
 
     @can_return_tuple
@@ -237,7 +306,7 @@ class MofiTextModelWithProjection(MofiPreTrainedModel):
         outputs = encode_texts(self.text_model, self.config, input_ids, attention_mask, **kwargs)
         embeds = unit_length(self.text_projection(outputs.pooler_output))
         return CLIPTextModelOutput(
-            embeds, outputs.last_hidden_state, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+            embeds, outputs.last_hidden_state, outputs.get("hidden_states"), outputs.get("attentions")
         )
 
 
@@ -246,13 +315,18 @@ class MofiForImageClassification(MofiPreTrainedModel):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = [r"\.position_ids$", r"^logit_scale$", r"^visual_projection\.", *TEXT_KEYS]
+    _keys_to_ignore_on_load_unexpected = [
+        r"\.position_ids$",
+        r"^logit_(scale|bias)$",
+        r"^visual_projection\.",
+        *TEXT_KEYS,
+    ]
 
     def __init__(self, config: MofiConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vision_model = build_vision_tower(config)
-        self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(pooled_size(config.vision_config), config.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -260,10 +334,10 @@ class MofiForImageClassification(MofiPreTrainedModel):
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple | ImageClassifierOutput:
         """Classifies images `[B, 3, H, W]` by the class token, the one MOFI trains; `labels` `[B]` add a loss."""
-        outputs = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        outputs = encode_images(self.vision_model, pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)  # [B, num_labels]
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return ImageClassifierOutput(loss, logits, outputs.get("hidden_states"), outputs.get("attentions"))
 
 
 def unit_length(features: torch.Tensor) -> torch.Tensor:

@@ -10,16 +10,37 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPVisionModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+# States before those of the patches where the embeddings end, of towers whose patches can be left out. Others place
+# patches inside their layers (DINOv3, MLCD), or convolve.
+NUM_PREFIX_STATES = {"clip_vision_model": 1, "vit": 1, "dinov2": 1, "siglip_vision_model": 0}
+
+
+def check_patch_dropout(config: PreTrainedConfig) -> None:
+    """Raises ValueError if an image tower of this configuration needs all patches of an image."""
+    if config.model_type not in NUM_PREFIX_STATES:
+        raise ValueError(
+            f"An image tower of type {config.model_type!r} needs all patches of an image; those of type "
+            f"{', '.join(NUM_PREFIX_STATES)} do not. Leave out patch_dropout_schedule."
+        )
 
 
 @contextmanager
-def keep_patches(vision_model: CLIPVisionModel, kept_patches: torch.Tensor | None) -> Iterator[None]:
+def keep_patches(vision_model: PreTrainedModel, kept_patches: torch.Tensor | None) -> Iterator[None]:
     """Lets a vision tower that is prepared for it see only some patches of each image, and its class token.
 
     Args:
         kept_patches: Their indices `[B, K]`, or None for all.
+
+    Raises:
+        ValueError: If the tower needs all patches and is given some.
     """
+    if kept_patches is None:
+        yield
+        return
+    check_patch_dropout(vision_model.config)
     embeddings = embeddings_of(vision_model)
     embeddings.kept_patches = kept_patches
     try:
@@ -28,25 +49,29 @@ def keep_patches(vision_model: CLIPVisionModel, kept_patches: torch.Tensor | Non
         embeddings.kept_patches = None
 
 
-def prepare_for_kept_patches(vision_model: CLIPVisionModel) -> None:
+def prepare_for_kept_patches(vision_model: PreTrainedModel) -> None:
     """Lets `keep_patches` work on a vision tower, compiled or not; once, and before it is compiled.
 
     A hook that came and went with the patches would be ignored by a compiled tower.
     """
-    embeddings_of(vision_model).kept_patches = None
-    embeddings_of(vision_model).register_forward_hook(take_kept_patches)
+    if vision_model.config.model_type in NUM_PREFIX_STATES:
+        embeddings = embeddings_of(vision_model)
+        embeddings.num_prefix_states = NUM_PREFIX_STATES[vision_model.config.model_type]
+        embeddings.kept_patches = None
+        embeddings.register_forward_hook(take_kept_patches)
 
 
 def take_kept_patches(module: nn.Module, inputs: tuple, embeddings: torch.Tensor) -> torch.Tensor:
-    """Takes the states of the class token and of the module's `kept_patches`, if it has any, `[B, 1 + K, H]`."""
+    """Takes the states of the class token, if there is one, and of the module's `kept_patches`, `[B, (1 +) K, H]`."""
     kept = module.kept_patches
     if kept is None:
         return embeddings
-    places = torch.cat([kept.new_zeros(len(kept), 1), kept + 1], dim=1)  # 0: class token.
+    num_prefix = module.num_prefix_states
+    places = torch.cat([kept.new_zeros(len(kept), num_prefix), kept + num_prefix], dim=1)  # 0: class token.
     return embeddings.gather(1, places[..., None].expand(-1, -1, embeddings.shape[2]))
 
 
-def embeddings_of(vision_model: CLIPVisionModel) -> nn.Module:
+def embeddings_of(vision_model: PreTrainedModel) -> nn.Module:
     """The module that turns pixels into the states of the class token and of every patch."""
     return getattr(vision_model, "vision_model", vision_model).embeddings
 

@@ -40,22 +40,32 @@ class MofiPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The towers initialise themselves, as CLIP models do.
+        # The towers initialize themselves, each in its own way.
         super()._init_weights(module)
         if not isinstance(module, MofiPreTrainedModel):
             return
         for name in ("visual_projection", "text_projection", "classifier"):
             layer = getattr(module, name, None)
-            # Quantisation may have replaced the weight.
+            # Without a projection there is no weight, and quantization may have replaced it.
             if getattr(layer, "weight", None) is not None:
                 init.normal_(layer.weight, std=layer.in_features**-0.5 * self.config.initializer_factor)
         if isinstance(getattr(module, "logit_scale", None), nn.Parameter):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+        if isinstance(getattr(module, "logit_bias", None), nn.Parameter):
+            init.constant_(module.logit_bias, self.config.logit_bias_init_value)
+
+    @property
+    def input_tower(self) -> PreTrainedModel:
+        """The tower whose input embeddings are the model's: the text tower, if there is one."""
+        return self.vision_model if getattr(self, "text_model", None) is None else self.text_model
 
     def get_input_embeddings(self) -> nn.Module:
         """The layer that reads a model's input: token embeddings, or patches where there is no text tower."""
-        tower = getattr(self, "text_model", None)
-        return self.vision_model.get_input_embeddings() if tower is None else tower.get_input_embeddings()
+        return self.input_tower.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the layer that `get_input_embeddings` returns."""
+        self.input_tower.set_input_embeddings(value)
 
     @classmethod
     def from_pretrained(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_mofi import MofiConfig
@@ -29,7 +30,8 @@ class MofiForPreTrainingOutput(ModelOutput):
         entity_loss (`torch.Tensor` of shape `()`): Present if entity labels were given and the model has a head.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): Unit-length image embeddings.
         text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): Unit-length text embeddings.
-        logit_scale (`torch.Tensor` of shape `()`): Inverse temperature of the contrastive loss, if texts were given.
+        logit_scale (`torch.Tensor`, a scalar): Inverse temperature of the contrastive loss, if texts were given.
+        logit_bias (`torch.Tensor`, a scalar): Its bias, if texts were given and contrast is by sigmoid.
     """
 
     loss: torch.Tensor | None = None
@@ -38,6 +40,7 @@ class MofiForPreTrainingOutput(ModelOutput):
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
 
 
 class MofiForPreTraining(MofiPreTrainedModel):
@@ -50,6 +53,9 @@ class MofiForPreTraining(MofiPreTrainedModel):
         config: With `num_entities` classes for the head; 0 for none.
         head_settings: Keyword arguments of `MofiEntityHead`: `scale`, `margin`, `num_sampled_entities`, `seed`.
 
+    Attributes:
+        same_entity: What images of one entity are to each other's texts, as for `contrastive_loss`.
+
     Source: MOFI (https://huggingface.co/papers/2306.07952).
     """
 
@@ -59,6 +65,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
 
     def __init__(self, config: MofiConfig, **head_settings: Any):
         super().__init__(config)
+        self.same_entity = "left_out"
         self.mofi = MofiModel(config)
         prepare_for_kept_patches(self.mofi.vision_model)
         self.entity_head = None
@@ -88,8 +95,8 @@ class MofiForPreTraining(MofiPreTrainedModel):
         Args:
             pixel_values: Images `[B, 3, H, W]`.
             input_ids: Texts `[B, L]`, text i of image i; None for the supervised recipe.
-            entity_labels: One entity per image `[B]`, negative where it has none. Without a head they still keep
-                images of one entity from being negatives of one another.
+            entity_labels: One entity per image `[B]`, negative where it has none. Without a head they still say which
+                images are of one entity.
             entity_weights: `[B]`, how much each image counts in the entity loss; None for all alike.
             return_loss: False leaves out the losses, and with them all communication between processes.
             kept_patches: Indices `[B, K]` of the patches that the vision tower sees of each image, None for all.
@@ -99,18 +106,21 @@ class MofiForPreTraining(MofiPreTrainedModel):
         """
         with keep_patches(self.mofi.vision_model, kept_patches):
             images = self.mofi.get_image_features(pixel_values, return_dict=True, **kwargs)
-        image_embeds, text_embeds, logit_scale = unit_length(images.pooler_output), None, None
+        image_embeds = unit_length(images.pooler_output)
+        text_embeds = logit_scale = logit_bias = None
         if input_ids is not None:
             texts = self.mofi.get_text_features(input_ids, attention_mask=attention_mask, return_dict=True)
             text_embeds, logit_scale = unit_length(texts.pooler_output), self.mofi.logit_scale.exp()
+            if self.mofi.logit_bias is not None:
+                logit_bias = self.mofi.logit_bias.clone()  # DDP fails where a parameter itself is an output.
         if not return_loss:
-            return MofiForPreTrainingOutput(
-                image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=logit_scale
-            )
+            embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
+            return MofiForPreTrainingOutput(**embeds, logit_scale=logit_scale, logit_bias=logit_bias)
         return self.losses(
             image_embeds,
             text_embeds,
             logit_scale=logit_scale,
+            logit_bias=logit_bias,
             entity_labels=entity_labels,
             entity_weights=entity_weights,
         )
@@ -121,6 +131,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
         text_embeds: torch.Tensor | None,
         *,
         logit_scale: torch.Tensor | None,
+        logit_bias: torch.Tensor | None = None,
         entity_labels: torch.Tensor | None,
         entity_weights: torch.Tensor | None = None,
     ) -> MofiForPreTrainingOutput:
@@ -128,7 +139,12 @@ class MofiForPreTraining(MofiPreTrainedModel):
         losses = {}
         if text_embeds is not None:
             losses["contrastive_loss"] = contrastive_loss(
-                image_embeds, text_embeds, logit_scale=logit_scale, entity_labels=entity_labels
+                image_embeds,
+                text_embeds,
+                logit_scale=logit_scale,
+                logit_bias=logit_bias,
+                entity_labels=entity_labels,
+                same_entity=self.same_entity,
             )
         if self.entity_head is not None and entity_labels is not None:
             losses["entity_loss"] = self.entity_head(image_embeds, entity_labels, entity_weights)
@@ -142,11 +158,13 @@ class MofiForPreTraining(MofiPreTrainedModel):
             image_embeds=image_embeds,
             text_embeds=text_embeds,
             logit_scale=logit_scale,
+            logit_bias=logit_bias,
             **losses,
         )
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.mofi.get_input_embeddings()
+    @property
+    def input_tower(self) -> PreTrainedModel:
+        return self.mofi.text_model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes towers and configuration from the main process, and from every process its rows of the head.
@@ -162,7 +180,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
-        """Loads the towers from any MOFI or CLIP checkpoint, and the head where the folder holds one of its size."""
+        """Loads the towers from any MOFI, CLIP or SigLIP checkpoint, and a head of its size."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if model.entity_head is not None:
             saved = num_saved_rows(pretrained_model_name_or_path, name=HEAD_NAME)

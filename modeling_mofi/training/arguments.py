@@ -31,6 +31,16 @@ class MofiTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Learning rate of the entity head; null for learning_rate, the towers' own."},
     )
+    contrast: Literal["softmax", "sigmoid"] | None = field(
+        default=None,
+        metadata={"help": "softmax (CLIP's loss) or sigmoid (SigLIP's); null for the one of the checkpoint."},
+    )
+    same_entity: Literal["left_out", "positive", "negative"] = field(
+        default="left_out",
+        metadata={
+            "help": "What another image's text of the same entity is to an image: left_out, positive or negative."
+        },
+    )
     layer_decay: float = field(
         default=1.0,
         metadata={"help": "Learning rate of each layer of a tower, as a part of the rate of the layer above."},

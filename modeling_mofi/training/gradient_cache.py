@@ -15,6 +15,7 @@ from .checkpoint import random_states, set_random_states
 
 
 EMBEDS = ("image_embeds", "text_embeds")
+SCALARS = ("logit_scale", "logit_bias")
 
 
 def cached_backward(
@@ -34,7 +35,7 @@ def cached_backward(
     Args:
         model: `MofiForPreTraining`, in a data-parallel wrapper or not.
         batch: Its inputs but `entity_labels`, each of B rows or a setting.
-        compute_loss: From the embeddings of the whole batch and `logit_scale` to the loss.
+        compute_loss: From the embeddings of the whole batch, `logit_scale` and `logit_bias` to the loss.
         backward: Called with each scalar to differentiate.
         no_sync: Keeps wrappers from communicating in the chunks before the last.
 
@@ -54,10 +55,10 @@ def cached_backward(
         is_last = place == len(chunks) - 1
         rows = slice(place * chunk_size, (place + 1) * chunk_size)
         if is_last:
-            _backward_chunk(model, chunk, state, leaves, rows, backward, with_scale=True)
+            _backward_chunk(model, chunk, state, leaves, rows, backward, with_scalars=True)
         else:
             with no_sync():
-                _backward_chunk(model, chunk, state, leaves, rows, backward, with_scale=False)
+                _backward_chunk(model, chunk, state, leaves, rows, backward, with_scalars=False)
     return loss.detach()
 
 
@@ -75,17 +76,18 @@ def _leaves(outputs: list[MofiForPreTrainingOutput]) -> MofiForPreTrainingOutput
     """Joins chunks of embeddings, cut off from the towers, to take the losses' gradient."""
     leaves = {}
     for name in EMBEDS:
-        if getattr(outputs[0], name) is not None:
+        if name in outputs[0]:
             leaves[name] = torch.cat([output[name] for output in outputs]).requires_grad_()
-    if outputs[0].logit_scale is not None:
-        leaves["logit_scale"] = outputs[0].logit_scale.detach().clone().requires_grad_()
+    for name in SCALARS:
+        if name in outputs[0]:
+            leaves[name] = outputs[0][name].detach().clone().requires_grad_()
     return MofiForPreTrainingOutput(**leaves)
 
 
-def _backward_chunk(model, chunk, state, leaves, rows, backward, *, with_scale) -> None:
+def _backward_chunk(model, chunk, state, leaves, rows, backward, *, with_scalars) -> None:
     set_random_states(state)
     output = model(**chunk, return_loss=False)
     terms = [(output[name] * leaves[name].grad[rows]).sum() for name in EMBEDS if name in leaves]
-    if with_scale and leaves.logit_scale is not None:
-        terms.append(output.logit_scale * leaves.logit_scale.grad)
+    if with_scalars:
+        terms += [(output[name] * leaves[name].grad).sum() for name in SCALARS if name in leaves]
     backward(sum(terms))

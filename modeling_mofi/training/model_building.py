@@ -1,35 +1,44 @@
-"""The model that a training run starts with: new towers of given sizes, or those of a checkpoint."""
+"""The model that a training run starts with: new towers of given sizes, or those of checkpoints."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..configuration_mofi import MofiConfig
+from ..configuration_mofi import WHOLE_MODELS, MofiConfig
 from ..image_processing_mofi import MofiImageProcessor
+from ..modeling_mofi import MofiModel
 from ..pretraining import MofiForPreTraining
 from ..processing_mofi import MofiProcessor
 from ..recipe_parser import check_choices, json_mapping
+from ..towers_mofi import OF_ANY_SIZE, build_text_tower, load_tower
 from .arguments import MofiTrainingArguments
-
-
-MAX_CONTEXT = 100_000  # Tokenizers without a limit state one of 30 digits.
+from .processor_building import build_processor, image_settings
 
 
 @dataclass
 class ModelArguments:
-    """Where the model comes from: a checkpoint, or the sizes of new towers."""
+    """Where the model comes from: a checkpoint, one for each tower, or the sizes of new towers."""
 
-    init_from: str | None = field(default=None, metadata={"help": "MOFI or CLIP checkpoint to start from."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint to start from: MOFI, CLIP, SigLIP, or an image encoder alone."},
+    )
+    text_init_from: str | None = field(
+        default=None, metadata={"help": "Text encoder to put beside the image tower of init_from, projected anew."}
+    )
     entity_init: Literal["random", "text"] = field(
         default="random",
         metadata={"help": "First rows of entities that init_from's head does not know; text is its embedding."},
     )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the one of init_from."})
-    vision_config: dict | str | None = field(default=None, metadata={"help": "CLIPVisionConfig fields, as JSON."})
-    text_config: dict | str | None = field(default=None, metadata={"help": "CLIPTextConfig fields, as JSON."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; null for the checkpoint's."})
+    vision_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of the image tower's configuration, CLIP's by default, as JSON."}
+    )
+    text_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of the text tower's configuration, CLIP's by default, as JSON."}
+    )
     stem_channels: list[int] = field(
         default_factory=list, metadata={"help": "Channels of convolutions before the patches; none for CLIP's own."}
     )
@@ -43,53 +52,64 @@ class ModelArguments:
         check_choices(self)
         for name in ("vision_config", "text_config", "image_processor"):
             setattr(self, name, json_mapping(name, getattr(self, name)))
-        if self.init_from is not None and (self.vision_config or self.text_config or self.stem_channels):
+        if self.init_from is not None and (self.vision_config or self.stem_channels):
+            raise ValueError("vision_config and stem_channels are for new towers; init_from has its own. Give one.")
+        if self.text_init_from is not None and (self.text_config or self.init_from is None):
             raise ValueError(
-                "vision_config, text_config and stem_channels are for new towers; init_from has its own. Give one."
+                "text_init_from is the text tower beside the image tower of init_from; it goes without text_config."
             )
 
 
-def load_processor(model_args: ModelArguments) -> MofiProcessor:
-    """Takes the processor of init_from, or joins a tokenizer with an image processor of the given fields."""
-    if model_args.init_from is None and model_args.tokenizer_name is None:
-        raise ValueError("The recipe has neither tokenizer_name nor init_from; one must say which tokenizer to use.")
-    settings = model_args.image_processor
-    if model_args.init_from is not None:
-        processor = AutoProcessor.from_pretrained(model_args.init_from)
-        tokenizer, settings = processor.tokenizer, settings or image_settings(processor.image_processor)
-    if model_args.tokenizer_name is not None:
-        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name)
-    context = model_args.text_config.get("max_position_embeddings")
-    return MofiProcessor(MofiImageProcessor(**settings), ending_with_eos(tokenizer, context=context))
+def starts_whole(model_args: ModelArguments) -> bool:
+    """Whether both towers come from one checkpoint.
 
-
-def ending_with_eos(tokenizer: Any, *, context: int | None) -> Any:
-    """Makes a tokenizer end each text with EOS, its only one, where the text tower pools.
-
-    OPT's begins texts with its EOS and does not end them: pooled at the first EOS, all would be alike.
-
-    Args:
-        context: Tokens of the longest text, EOS included; None for the tokenizer's own limit.
+    Raises:
+        ValueError: If `text_config` has sizes for a text tower that the checkpoint has.
     """
-    if context is not None:
-        tokenizer.model_max_length = context
-    if tokenizer.model_max_length > MAX_CONTEXT:
-        raise ValueError("The tokenizer has no model_max_length; set max_position_embeddings in text_config.")
-    ids, eos = tokenizer("a")["input_ids"], tokenizer.eos_token_id
-    if ids[-1] != eos or eos in ids[:-1]:
-        special = [(tokenizer.eos_token, eos)]
-        if tokenizer.bos_token_id not in (None, eos):
-            special.insert(0, (tokenizer.bos_token, tokenizer.bos_token_id))
-        template = " ".join([*(token for token, _ in special[:-1]), "$A", tokenizer.eos_token])
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
-    return tokenizer
+    if model_args.init_from is None or model_args.text_init_from is not None:
+        return False
+    found, _ = PreTrainedConfig.get_config_dict(model_args.init_from)
+    is_whole = found.get("model_type") in (MofiConfig.model_type, *WHOLE_MODELS)
+    if is_whole and model_args.text_config:
+        raise ValueError(f"text_config is for a new text tower; {model_args.init_from} has its own. Leave it out.")
+    return is_whole
 
 
-def image_settings(image_processor: Any) -> dict[str, Any]:
-    """Fields of a `MofiImageProcessor` that does what a MOFI or CLIP image processor does."""
-    known = {name: value for name, value in image_processor.to_dict().items() if hasattr(MofiImageProcessor, name)}
-    # CLIP's own resizes with antialiasing, and does not say so.
-    return known if isinstance(image_processor, MofiImageProcessor) else {**known, "antialias": True}
+def load_processor(model_args: ModelArguments) -> MofiProcessor:
+    """Takes the processors of the checkpoints, or joins a tokenizer with an image processor of the given fields."""
+    is_whole = starts_whole(model_args)
+    tokenizer_name = model_args.tokenizer_name or model_args.text_init_from or (is_whole and model_args.init_from)
+    if not tokenizer_name:
+        raise ValueError(
+            "The recipe says in none of tokenizer_name, text_init_from and init_from which tokenizer to use."
+        )
+    settings = model_args.image_processor
+    if not settings and model_args.init_from is not None:
+        settings = image_settings(model_args.init_from)
+    text_name = model_args.init_from if is_whole else model_args.text_init_from
+    text_type, context = text_tower(text_name) if text_name else text_tower_of(model_args.text_config)
+    return build_processor(
+        image_settings=settings, tokenizer_name=tokenizer_name, text_type=text_type, context=context
+    )
+
+
+def text_tower(name: str) -> tuple[str, int | None]:
+    """Type and context of a text encoder, or of the one that a whole model has."""
+    config = AutoConfig.from_pretrained(name)
+    return text_tower_of(getattr(config, "text_config", config).to_dict())
+
+
+def text_tower_of(fields: dict[str, Any]) -> tuple[str, int | None]:
+    """Type and context of a text tower whose configuration has these fields."""
+    return fields.get("model_type", "clip_text_model"), fields.get("max_position_embeddings")
+
+
+def view_size(config: MofiConfig, image_processor: MofiImageProcessor) -> int:
+    """Pixels a side of the images to train on: the tower's own or, where it takes any, those of the processor."""
+    if config.vision_config.model_type not in OF_ANY_SIZE:
+        return config.vision_config.image_size
+    size = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
+    return size["height"] if "height" in size else size["shortest_edge"]
 
 
 def build_model(
@@ -103,8 +123,9 @@ def build_model(
         "num_sampled_entities": args.num_sampled_entities,
         "seed": args.seed,
     }
-    if model_args.init_from is not None:
+    if starts_whole(model_args):
         config = MofiConfig.from_pretrained(model_args.init_from, num_entities=num_entities)
+        follow_padding(config, processor)
         return MofiForPreTraining.from_pretrained(
             model_args.init_from,
             config=config,
@@ -112,18 +133,43 @@ def build_model(
             dtype=torch.float32,
             **head_settings,
         )
-    config = MofiConfig(
-        vision_config=model_args.vision_config,
-        text_config={**tokenizer_settings(processor.tokenizer), **model_args.text_config},
-        projection_dim=model_args.projection_dim,
-        num_entities=num_entities,
-        stem_channels=model_args.stem_channels or None,
-    )
+    fields = {"projection_dim": model_args.projection_dim}
+    towers = load_towers(model_args, processor)
+    configs = {f"{part}_config": tower.config.to_dict() for part, tower in towers.items()}
+    if not towers:
+        configs = {"vision_config": model_args.vision_config, "text_config": new_text_config(model_args, processor)}
+        fields["stem_channels"] = model_args.stem_channels or None
+    config = MofiConfig(**configs, **fields, num_entities=num_entities)
     config._attn_implementation = model_args.attn_implementation
-    return MofiForPreTraining(config, **head_settings)
+    follow_padding(config, processor)
+    model = MofiForPreTraining(config, **head_settings)
+    if towers:
+        joined = MofiModel.from_towers(towers["vision"], towers["text"], **fields)
+        model.mofi.load_state_dict(joined.state_dict())
+    return model
 
 
-def tokenizer_settings(tokenizer: Any) -> dict[str, int]:
-    """Fields of a text tower's configuration that its tokenizer decides."""
+def load_towers(model_args: ModelArguments, processor: MofiProcessor) -> dict[str, PreTrainedModel]:
+    """Towers of two checkpoints, or of one beside a new text tower; none where both are to be new."""
+    if model_args.init_from is None:
+        return {}
+    vision = load_tower(model_args.init_from, part="vision_model", dtype=torch.float32)
+    if model_args.text_init_from is None:
+        text = build_text_tower(MofiConfig(text_config=new_text_config(model_args, processor)))
+    else:
+        text = load_tower(model_args.text_init_from, part="text_model", dtype=torch.float32)
+    return {"vision": vision, "text": text}
+
+
+def follow_padding(config: MofiConfig, processor: MofiProcessor) -> None:
+    """Lets SigLIP's text tower pad as the tokenizer does, which SigLIP 2's configuration leaves unsaid."""
+    if config.text_config.model_type == "siglip_text_model":
+        config.text_config.pad_token_id = processor.tokenizer.pad_token_id
+
+
+def new_text_config(model_args: ModelArguments, processor: MofiProcessor) -> dict[str, Any]:
+    """Fields of a new text tower's configuration, with those that its tokenizer decides."""
+    tokenizer = processor.tokenizer
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length, **ids}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    return {**sizes, **ids, **model_args.text_config}

@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 
+# A layer of a transformer, or a stage of a convolutional tower: the first number in its name.
+LAYER = re.compile(r"^(\w+?)\..*?\b(?:layers?|stages)\.(\d+)\.")
+
+
 class TowersAndHeadOptimizer(torch.optim.Optimizer):
     """Steps the towers' optimizer and the head's together; schedulers see the parameter groups of both.
 
@@ -56,7 +60,7 @@ def lower_rates_by_layer(optimizer: torch.optim.Optimizer, mofi: nn.Module, *, d
 
 def parameters_with_depth(mofi: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """Each parameter of the towers with the number of layers from it to the top of its tower, 0 above the last."""
-    places = {name: re.search(r"^(\w+)\..*layers\.(\d+)\.", name) for name, _ in mofi.named_parameters()}
+    places = {name: LAYER.search(name) for name, _ in mofi.named_parameters()}
     sizes: dict[str, int] = {}
     for place in filter(None, places.values()):
         sizes[place[1]] = max(sizes.get(place[1], 0), int(place[2]) + 1)

@@ -33,7 +33,7 @@ from .arguments import MofiTrainingArguments
 from .checkpoint import last_complete_checkpoint
 from .entity_initialization import initialize_rows
 from .evaluation import RetrievalEvaluation
-from .model_building import ModelArguments, build_model, load_processor
+from .model_building import ModelArguments, build_model, load_processor, view_size
 from .trainer import MofiTrainer
 
 
@@ -248,7 +248,7 @@ def build_trainer(
     data_args: DataArguments,
     args: MofiTrainingArguments,
 ) -> MofiTrainer:
-    image_size = model.config.vision_config.image_size
+    image_size = view_size(model.config, processor.image_processor)
     unknown = set(args.augmentation) - {field.name for field in fields(Augmentation)}
     if unknown:
         raise ValueError(f"augmentation has the unknown settings {', '.join(sorted(unknown))}.")

@@ -16,14 +16,14 @@ from ..pretraining import MofiForPreTraining, MofiForPreTrainingOutput
 from .arguments import MofiTrainingArguments
 from .gradient_cache import cached_backward
 from .log import TrainingLog
+from .model_preparation import choose_sharding, compile_towers, contrast_scalars, prepare_model
 from .optimizer import TowersAndHeadOptimizer, clip_gradients, lower_rates_by_layer
 from .resumable_trainer import ResumableTrainer
 
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGIT_SCALE = math.log(100)  # As in CLIP: a larger inverse temperature is unstable.
-MAX_GRAPHS = 64  # Of both towers: one for each kind of images, texts, batches, with and without gradient.
+MAX_LOGIT_SCALE = math.log(100)  # As in CLIP, of softmax: a larger inverse temperature is unstable.
 
 
 class MofiTrainer(ResumableTrainer):
@@ -46,7 +46,7 @@ class MofiTrainer(ResumableTrainer):
         evaluate_model: Callable[[MofiForPreTraining], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        freeze_parts(model, args)
+        prepare_model(model, args)
         super().__init__(model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.evaluate_model = evaluate_model
@@ -59,20 +59,23 @@ class MofiTrainer(ResumableTrainer):
         self._announce(model)
 
     def _exempt_from_sharding(self, model: MofiForPreTraining) -> None:
-        """Keeps from FSDP the head, of which every process owns other rows, and `logit_scale`, a scalar."""
-        plugin, head, scale = self.accelerator.state.fsdp_plugin, model.entity_head, model.mofi.logit_scale
-        choose_sharding(plugin)
-        # FSDP moves to the device only what it shards.
-        scale = nn.Parameter(scale.detach().to(self.args.device), requires_grad=scale.requires_grad)
-        model.mofi.logit_scale = scale
-        plugin.ignored_modules = [nn.ParameterList([scale]), *([] if head is None else [head.to(self.args.device)])]
+        """Keeps from FSDP the head, of which every process owns other rows, and the scalars of the contrast."""
+        plugin, head = self.accelerator.state.fsdp_plugin, model.entity_head
+        choose_sharding(plugin, model.mofi)
+        for name, scalar in contrast_scalars(model.mofi).items():
+            # FSDP moves to the device only what it shards.
+            scalar = nn.Parameter(scalar.detach().to(self.args.device), requires_grad=scalar.requires_grad)
+            setattr(model.mofi, name, scalar)
+        scalars = contrast_scalars(model.mofi).values()
+        plugin.ignored_modules = [nn.ParameterList(scalars), *([] if head is None else [head.to(self.args.device)])]
 
         def average(parameter: nn.Parameter) -> None:
             if self.accelerator.sync_gradients:
                 all_reduce(parameter.grad, "SUM").div_(self.args.world_size)
 
-        if scale.requires_grad:
-            scale.register_post_accumulate_grad_hook(average)
+        for scalar in scalars:
+            if scalar.requires_grad:
+                scalar.register_post_accumulate_grad_hook(average)
 
     def _announce(self, model: MofiForPreTraining) -> None:
         batch_size = self.args.train_batch_size * self.args.world_size
@@ -98,9 +101,10 @@ class MofiTrainer(ResumableTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Clamps `logit_scale`, makes the batch as cheap as the schedules say, and accumulates its gradient."""
         own_model = self.pretraining_model
-        with torch.no_grad():
-            # Where the last step moved it past the limit, it comes back.
-            own_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if own_model.config.contrast == "softmax":
+            with torch.no_grad():
+                # Where the last step moved it past the limit, it comes back.
+                own_model.mofi.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         if (head := own_model.entity_head) is not None:
             head.sampling_step = self.state.global_step
             if head.is_sampled:
@@ -136,7 +140,11 @@ class MofiTrainer(ResumableTrainer):
 
         def compute_loss(embeds: MofiForPreTrainingOutput) -> torch.Tensor:
             outputs = self.pretraining_model.losses(
-                embeds.image_embeds, embeds.text_embeds, logit_scale=embeds.logit_scale, **entities
+                embeds.image_embeds,
+                embeds.text_embeds,
+                logit_scale=embeds.logit_scale,
+                logit_bias=embeds.logit_bias,
+                **entities,
             )
             return self._checked_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
 
@@ -196,13 +204,13 @@ class MofiTrainer(ResumableTrainer):
             return self.optimizer
         own_model = self.pretraining_model
         super().create_optimizer(own_model.mofi)
-        scale = own_model.mofi.logit_scale
+        scalars = list(contrast_scalars(own_model.mofi).values())
         for group in self.optimizer.param_groups:
-            group["params"] = [parameter for parameter in group["params"] if parameter is not scale]
+            group["params"] = [value for value in group["params"] if all(value is not scalar for scalar in scalars)]
         if self.args.layer_decay < 1:
             lower_rates_by_layer(self.optimizer, own_model.mofi, decay=self.args.layer_decay)
         # In a group of its own: FSDP shards the others, and a group must be all one or all the other.
-        self.optimizer.add_param_group({"params": [scale], "weight_decay": 0.0})
+        self.optimizer.add_param_group({"params": scalars, "weight_decay": 0.0})
         head = own_model.entity_head
         if head is not None and head.weight.requires_grad:
             rate = self.args.entity_learning_rate
@@ -271,49 +279,3 @@ class MofiTrainer(ResumableTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
-    """Compiles the towers, and leaves them room for the graphs that schedules and evaluation need."""
-    # Torch counts both towers as one function, and lets what is beyond its limit of 8 graphs run uncompiled.
-    torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
-    model.mofi.vision_model.compile(**settings)
-    model.mofi.text_model.compile(**settings)
-
-
-def choose_sharding(plugin: Any) -> None:
-    """Shards the towers layer by layer, unless other parts are named.
-
-    Args:
-        plugin: accelerate's settings of FSDP.
-
-    Raises:
-        ValueError: If its version is not 2, or if it loads weights on the main process alone.
-    """
-    if plugin.fsdp_version != 2:
-        raise ValueError(f"fsdp_config has version {plugin.fsdp_version}; it must be 2, whose states can be saved.")
-    if plugin.cpu_ram_efficient_loading:
-        raise ValueError(
-            "fsdp_config has cpu_ram_efficient_loading, which loads weights on the main process alone, but each "
-            "process owns other rows of the entity head. Set it to false."
-        )
-    if plugin.transformer_cls_names_to_wrap is None:
-        # Not transformers' own choice: a part of the embeddings would be sharded twice, which fails.
-        plugin.transformer_cls_names_to_wrap = ["CLIPEncoderLayer"]
-
-
-def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:
-    """Freezes `frozen_parts`, and what the recipe gives no gradient, for which data-parallel wrappers would wait."""
-    mofi = model.mofi
-    parts = {
-        "image_tower": [mofi.vision_model, mofi.visual_projection],
-        "text_tower": [mofi.text_model, mofi.text_projection],
-        "entity_head": [model.entity_head] if model.entity_head is not None else [],
-    }
-    frozen = {*args.frozen_parts, *(["text_tower"] if args.recipe == "supervised" else [])}
-    for name in frozen:
-        for module in parts[name]:
-            module.requires_grad_(False)
-    # A wrapper needs a parameter to wait for; this one, without a gradient, stays as it is.
-    is_idle = args.recipe == "supervised" and "image_tower" not in frozen
-    mofi.logit_scale.requires_grad_(not is_idle)

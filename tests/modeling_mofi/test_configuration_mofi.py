@@ -43,7 +43,9 @@ def test_mofi_configuration_with_eos_2_pools_at_eos(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"text_pooling": "mean"}, "text_pooling is 'mean'; it must be one of eos_first, argmax"),
+        ({"text_pooling": "max"}, "text_pooling is 'max'; it must be one of eos_first, argmax, first, mean, pooler"),
+        ({"contrast": "mse"}, "contrast is 'mse'; it must be one of softmax, sigmoid"),
+        ({"vision_config": {"model_type": "dinov2"}, "stem_channels": [8]}, "type 'dinov2' cannot have a stem"),
         ({"num_entities": -1}, "num_entities is -1; it must be 0"),
         ({"text_config": {"eos_token_id": None}}, "eos_token_id is None.*needs the id"),
     ],
@@ -55,7 +57,7 @@ def test_impossible_settings_are_refused(setting, message):
 
 def test_another_models_configuration_is_refused(tmp_path):
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="of a 'bert' model; MOFI loads those of model_type 'mofi' or 'clip'"):
+    with pytest.raises(ValueError, match="a 'bert' model; MOFI loads those of model_type 'mofi', 'clip' or 'siglip'"):
         MofiConfig.from_pretrained(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import run_processes
@@ -132,9 +133,43 @@ def test_processes_give_the_gradient_of_one(results, num_processes, share):
         assert all(close(other, gradient) for other in found), name
 
 
-def close(gradient, expected):
+def close(gradient, expected, *, rounding=1e-7):
     # Weights that softmax makes irrelevant, such as the keys' bias, have a gradient of rounding errors.
-    return (gradient - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+    return (gradient - expected).norm() <= 1e-5 * expected.norm() + rounding
+
+
+def sigmoid_losses_and_gradients(config, same_entity):
+    """As `losses_and_gradients` of SigLIP's loss, in whole batches and in chunks of four; the towers' alone."""
+    config.contrast = "sigmoid"
+    counts, found = SHARES[process_place()[1]][-1], []
+    for chunk_size in (None, 4):
+        model = make_model(config).train()
+        model.same_entity = same_entity
+        wrapped = DistributedDataParallel(model, find_unused_parameters=True) if len(counts) > 1 else model
+        batch = own_share(global_batch(config), counts)
+        labels = batch.pop("entity_labels")
+
+        def compute_loss(embeds, model=model, labels=labels):
+            scalars = {"logit_scale": embeds.logit_scale, "logit_bias": embeds.logit_bias}
+            return model.losses(embeds.image_embeds, embeds.text_embeds, **scalars, entity_labels=labels).loss
+
+        if chunk_size is None:
+            wrapped(**batch, entity_labels=labels).loss.backward()
+        else:
+            no_sync = wrapped.no_sync if len(counts) > 1 else nullcontext
+            settings = {"chunk_size": chunk_size, "compute_loss": compute_loss, "no_sync": no_sync}
+            cached_backward(wrapped, batch, backward=lambda loss: loss.backward(), **settings)
+        found.append({name: parameter.grad.numpy() for name, parameter in model.mofi.named_parameters()})
+    return found
+
+
+@pytest.mark.parametrize("same_entity", ["left_out", "positive"])
+def test_processes_give_the_gradient_of_one_by_sigmoid_too(same_entity):
+    ((expected, cached),) = run_processes(sigmoid_losses_and_gradients, 1, make_tiny_config(), same_entity)
+    assert np.abs(expected["logit_bias"]).max() > 1e-3
+    for found in (cached, *sum(run_processes(sigmoid_losses_and_gradients, 2, make_tiny_config(), same_entity), [])):
+        for name, gradient in expected.items():
+            assert close(torch.from_numpy(found[name]), torch.from_numpy(gradient), rounding=1e-6), name
 
 
 def test_gradient_caching_repeats_dropout():

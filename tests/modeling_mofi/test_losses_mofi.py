@@ -1,28 +1,15 @@
-"""The losses in one process, against references in float64; `test_distributed.py` has several processes."""
+"""Contrast in one process, against references; `test_distributed.py` has several processes."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from modeling_mofi.losses_mofi import contrastive_loss, margin_softmax_loss
+from modeling_mofi.losses_mofi import contrastive_loss
 
 
 def unit_rows(*shape, seed=0, dtype=torch.float32):
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
-
-
-def reference_margin_softmax(embeds, rows, labels, scale, margin):
-    """Loss per row in float64, straight from the definition."""
-    logits = embeds.double() @ F.normalize(rows.double(), dim=-1).t()
-    return F.cross_entropy(scale * (logits - margin * F.one_hot(labels, len(rows))), labels, reduction="none")
-
-
-def fitted_batch(*, gap, dtype=torch.float32):
-    """Twelve unit embeddings that lie near their class's row (nearer for smaller `gap`), among 40 rows."""
-    rows, labels = unit_rows(40, 16), torch.arange(12) * 3
-    embeds = F.normalize(rows[labels] + gap * unit_rows(12, 16, seed=1), dim=-1)
-    return embeds.to(dtype), rows.to(dtype), labels
 
 
 def test_contrastive_loss_is_clips_own():
@@ -55,107 +42,81 @@ def test_images_without_entity_stay_negatives_of_one_another():
     torch.testing.assert_close(unlabelled, plain, rtol=0, atol=0)
 
 
-def contrastive_gradients(max_logits):
+def test_sigmoid_loss_is_siglips_own():
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        vision_config={**tower, "image_size": 8, "patch_size": 4},
+        text_config={**tower, "vocab_size": 20, "max_position_embeddings": 8},
+    )
+    model = SiglipModel(config).eval()
+    pixels = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs = model(input_ids=torch.arange(40).view(5, 8) % 20, pixel_values=pixels, return_loss=True)
+    settings = {"logit_scale": model.logit_scale.exp(), "logit_bias": model.logit_bias}
+    torch.testing.assert_close(contrastive_loss(outputs.image_embeds, outputs.text_embeds, **settings), outputs.loss)
+
+
+LABELS = torch.tensor([7, 3, 7, -1, -1])
+
+
+def pair_losses(images, texts, *, bias):
+    """Loss of each image and text as a positive and as a negative pair, `[5, 5]` each."""
+    logits = 10 * images @ texts.t() + bias
+    return -F.logsigmoid(logits), -F.logsigmoid(-logits)
+
+
+@pytest.mark.parametrize(("same_entity", "positives"), [("left_out", 5), ("positive", 7), ("negative", 5)])
+def test_sigmoid_pairs_of_one_entity_are_what_the_setting_says(same_entity, positives):
+    images, texts = unit_rows(5, 8), unit_rows(5, 8, seed=1)
+    as_positive, as_negative = pair_losses(images, texts, bias=-3.0)
+    is_pair = torch.eye(5, dtype=torch.bool)
+    is_same = torch.zeros(5, 5, dtype=torch.bool)
+    is_same[0, 2] = is_same[2, 0] = True
+    is_positive = is_pair | is_same if same_entity == "positive" else is_pair
+    expected = as_negative.where(~is_positive, as_positive)
+    expected = expected.where(~is_same, 0.0) if same_entity == "left_out" else expected
+    settings = {"logit_bias": torch.tensor([-3.0]), "entity_labels": LABELS, "same_entity": same_entity}
+    loss = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0), **settings)
+    torch.testing.assert_close(loss, expected.sum() / 5)
+    assert is_positive.sum() == positives
+
+
+def test_softmax_shares_the_target_among_texts_of_one_entity_as_unicl_does():
+    images, texts = unit_rows(5, 8), unit_rows(5, 8, seed=1)
+    logits = 10 * images @ texts.t()
+    targets = torch.eye(5)
+    targets[0, [0, 2]] = targets[2, [0, 2]] = 0.5
+    expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.t(), targets)) / 2
+    settings = {"logit_scale": torch.tensor(10.0), "entity_labels": LABELS}
+    torch.testing.assert_close(contrastive_loss(images, texts, same_entity="positive", **settings), expected)
+    plain = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0))
+    torch.testing.assert_close(contrastive_loss(images, texts, same_entity="negative", **settings), plain)
+
+
+def test_an_unknown_role_of_one_entity_is_refused():
+    with pytest.raises(ValueError, match="same_entity is 'mask'; it must be one of left_out, positive, negative"):
+        contrastive_loss(unit_rows(2, 8), unit_rows(2, 8), logit_scale=torch.tensor(1.0), same_entity="mask")
+
+
+def contrastive_gradients(max_logits, *, bias, same_entity):
     images, texts = unit_rows(7, 8).requires_grad_(), unit_rows(7, 8, seed=1).requires_grad_()
     scale, labels = torch.tensor(20.0, requires_grad=True), torch.tensor([0, 1, 2, 0, 4, 5, 1])
-    loss = contrastive_loss(images, texts, logit_scale=scale, entity_labels=labels, max_logits=max_logits)
-    return loss, *torch.autograd.grad(loss, (images, texts, scale))
+    bias = [] if bias is None else [torch.tensor([bias], requires_grad=True)]
+    settings = {"logit_bias": bias[0] if bias else None, "entity_labels": labels, "same_entity": same_entity}
+    loss = contrastive_loss(images, texts, logit_scale=scale, max_logits=max_logits, **settings)
+    return loss, *torch.autograd.grad(loss, (images, texts, scale, *bias))
 
 
-def test_chunks_of_rows_change_neither_contrastive_loss_nor_gradient():
-    for chunked, whole in zip(contrastive_gradients(max_logits=14), contrastive_gradients(2**20), strict=True):
-        torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
-
-
-def margin_gradients(embeds, rows, labels, *, scale, margin, chunk_size=None):
-    embeds, rows = embeds.clone().requires_grad_(), rows.clone().requires_grad_()
-    weights = torch.full((len(embeds),), 1 / len(embeds))
-    settings = {"weights": weights, "scale": scale, "margin": margin, "chunk_size": chunk_size}
-    loss, losses = margin_softmax_loss(embeds, rows, labels, **settings)
-    torch.testing.assert_close(loss, losses.mean())
-    return losses, *torch.autograd.grad(loss, (embeds, rows))
-
-
-def test_chunks_of_rows_change_neither_margin_softmax_nor_gradient():
-    batch = fitted_batch(gap=1.0)
-    chunked = margin_gradients(*batch, scale=16.0, margin=0.2, chunk_size=5)
-    whole = margin_gradients(*batch, scale=16.0, margin=0.2)
+@pytest.mark.parametrize("same_entity", ["left_out", "positive"])
+@pytest.mark.parametrize("bias", [None, -2.0])
+def test_chunks_of_rows_change_neither_contrastive_loss_nor_gradient(bias, same_entity):
+    chunked, whole = (contrastive_gradients(size, bias=bias, same_entity=same_entity) for size in (14, 2**20))
     for one, other in zip(chunked, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-# A gap of 0.05 puts every embedding next to its row: p is 1 to 13 digits, where corrected normalisers overflow.
-@pytest.mark.parametrize("gap", [2.0, 0.5, 0.05])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("margin", [0.0, 0.35])
-def test_margin_softmax_at_scale_64_equals_float64(gap, dtype, margin):
-    embeds, rows, labels = fitted_batch(gap=gap, dtype=dtype)
-    losses, *gradients = margin_gradients(embeds, rows, labels, scale=64.0, margin=margin, chunk_size=5)
-    exact_embeds, exact_rows = embeds.double().requires_grad_(), rows.double().requires_grad_()
-    expected = reference_margin_softmax(exact_embeds, exact_rows, labels, 64.0, margin)
-    exact_gradients = torch.autograd.grad(expected.mean(), (exact_embeds, exact_rows))
-    # Float64 itself has no digits left of a loss below 1e-12.
-    torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-4, atol=1e-12)
-    for gradient, exact in zip(gradients, exact_gradients, strict=True):
-        rounding = 1e-4 if dtype is torch.float32 else 2**-8  # bf16 gradients have 8 digits.
-        torch.testing.assert_close(gradient.double(), exact, rtol=rounding, atol=1e-4 * exact.abs().max().item())
-
-
-def test_autocast_does_not_lower_the_losses_precision():
+def test_autocast_does_not_lower_the_losss_precision():
     images, texts = unit_rows(6, 16), unit_rows(6, 16, seed=1)
-    batch, settings = fitted_batch(gap=1.0), {"scale": 64.0, "margin": 0.1}
-    plain = (
-        contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
-        margin_gradients(*batch, **settings),
-    )
+    plain = contrastive_loss(images, texts, logit_scale=torch.tensor(50.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = (
-            contrastive_loss(images, texts, logit_scale=torch.tensor(50.0)),
-            margin_gradients(*batch, **settings),
-        )
+        mixed = contrastive_loss(images, texts, logit_scale=torch.tensor(50.0))
     torch.testing.assert_close(mixed, plain, rtol=0, atol=0)
-
-
-def test_a_single_class_has_no_loss_and_no_gradient():
-    embeds, row = unit_rows(3, 8), unit_rows(1, 8, seed=1)
-    losses, embeds_gradient, rows_gradient = margin_gradients(
-        embeds, row, torch.zeros(3, dtype=torch.long), scale=64.0, margin=0.3
-    )
-    assert losses.tolist() == [0, 0, 0]
-    assert not embeds_gradient.any()
-    assert not rows_gradient.any()
-
-
-@pytest.mark.parametrize("length", [0.1, 1.0, 7.0])
-def test_margin_softmax_gradients_follow_weights_lengths_and_what_is_done_with_the_loss(length, monkeypatch):
-    monkeypatch.setattr("modeling_mofi.losses_mofi.ROWS_PER_BLOCK", 6)
-    embeds, rows, labels = fitted_batch(gap=1.0)
-    embeds, rows, weights = embeds.requires_grad_(), (rows * length).requires_grad_(), torch.linspace(0, 2, 12)
-    loss, _ = margin_softmax_loss(embeds, rows, labels, weights=weights, scale=16.0, margin=0.2, chunk_size=7)
-    expected = (reference_margin_softmax(embeds, rows, labels, 16.0, 0.2) * weights).sum()
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
-    for tensor in (embeds, rows):
-        (gradient,) = torch.autograd.grad(0.3 * expected, tensor, retain_graph=True)
-        tensor.wanted = gradient
-    (0.3 * loss).backward()
-    for tensor in (embeds, rows):
-        torch.testing.assert_close(tensor.grad, tensor.wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_no_gradient_is_made_where_none_is_asked_for():
-    embeds, rows, labels = fitted_batch(gap=1.0)
-    settings = {"weights": torch.ones(len(embeds)), "scale": 16.0, "margin": 0.2}
-    with torch.no_grad():
-        assert not margin_softmax_loss(embeds.requires_grad_(), rows, labels, **settings)[0].requires_grad
-    loss, _ = margin_softmax_loss(embeds, rows, labels, **settings)
-    loss.backward()
-    assert (embeds.grad is not None, rows.grad) == (True, None)
-
-
-def test_a_second_backward_is_refused_instead_of_being_wrong():
-    embeds, rows, labels = fitted_batch(gap=1.0)
-    settings = {"weights": torch.ones(len(embeds)), "scale": 16.0, "margin": 0.2}
-    loss, _ = margin_softmax_loss(embeds.requires_grad_(), rows, labels, **settings)
-    (0.5 * loss).backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()

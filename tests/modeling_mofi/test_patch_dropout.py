@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from modeling_mofi import MofiModel
 from modeling_mofi.patch_dropout import (
+    check_patch_dropout,
     draw_patches,
     keep_patches,
     prepare_for_kept_patches,
@@ -76,3 +78,25 @@ def test_a_schedule_holds_a_value_until_the_next_begins(progress, expected):
 
 def test_an_empty_schedule_has_no_value():
     assert value_at({}, 0.5) is None
+
+
+@pytest.mark.parametrize("kind", ["dinov3_vit", "mlcd_vision_model", "aimv2_vision_model", "convnextv2"])
+def test_towers_that_need_all_patches_are_named(kind):
+    with pytest.raises(ValueError, match=f"type '{kind}' needs all patches of an image.*Leave out patch_dropout"):
+        check_patch_dropout(AutoConfig.for_model(kind))
+
+
+@pytest.mark.parametrize(("kind", "num_prefix"), [("siglip_vision_model", 0), ("dinov2", 1), ("vit", 1)])
+@torch.no_grad()
+def test_other_towers_see_the_kept_patches_alone(kind, num_prefix):
+    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    tower = AutoModel.from_config(AutoConfig.for_model(kind, intermediate_size=32, **fields)).eval()
+    prepare_for_kept_patches(tower)
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with keep_patches(tower, torch.tensor([[0, 2], [0, 2]])):
+        kept = tower(pixel_values=pixels)
+    assert kept.last_hidden_state.shape[1] == num_prefix + 2
+    pixels[:, :, :, 8:] += 5  # Patches 1 and 3, which are left out.
+    with keep_patches(tower, torch.tensor([[0, 2], [0, 2]])):
+        torch.testing.assert_close(tower(pixel_values=pixels).pooler_output, kept.pooler_output)
+    assert not torch.allclose(tower(pixel_values=pixels).pooler_output, kept.pooler_output)

@@ -1,17 +1,22 @@
 """Where a run's model, processor and first head rows come from."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
+from tiny_towers import write_image_tower, write_text_tower
 from tokenizers import processors
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from modeling_mofi import MofiForPreTraining
+from modeling_mofi import MofiConfig, MofiForPreTraining, MofiModel
 from modeling_mofi.data.entity_table import EntityTable
 from modeling_mofi.training.arguments import MofiTrainingArguments
 from modeling_mofi.training.entity_initialization import embed_entities, initialize_rows
-from modeling_mofi.training.model_building import ModelArguments, build_model, ending_with_eos, load_processor
+from modeling_mofi.training.model_building import ModelArguments, build_model, load_processor
+from modeling_mofi.training.model_preparation import prepare_model
+from modeling_mofi.training.processor_building import ending_with_eos
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def test_a_tokenizer_that_ends_with_eos_stays_as_it_is(tiny_tokenizer):
 
 
 def test_a_recipe_without_tokenizer_is_refused():
-    with pytest.raises(ValueError, match="neither tokenizer_name nor init_from"):
+    with pytest.raises(ValueError, match="in none of tokenizer_name, text_init_from and init_from"):
         load_processor(ModelArguments())
 
 
@@ -116,3 +121,60 @@ def test_sizes_beside_a_checkpoint_are_refused(checkpoint):
         ModelArguments(init_from=str(checkpoint), vision_config={"hidden_size": 8})
     with pytest.raises(ValueError, match="entity_init is 'zero'; it must be one of random, text"):
         ModelArguments(entity_init="zero")
+
+
+def test_contrast_is_the_checkpoints_or_the_settings(checkpoint, tmp_path):
+    model_args = ModelArguments(init_from=str(checkpoint))
+    processor, args = load_processor(model_args), make_args(tmp_path, contrast="sigmoid", same_entity="positive")
+    model = build_model(model_args, processor, args, num_entities=4)
+    assert (model.config.contrast, model.mofi.logit_bias) == ("softmax", None)
+    prepare_model(model, args)
+    assert (model.config.contrast, model.same_entity) == ("sigmoid", "positive")
+    model.save_pretrained(tmp_path / "again")
+    loaded = MofiForPreTraining.from_pretrained(tmp_path / "again")
+    assert loaded.mofi.logit_bias.tolist() == [-10.0] and loaded.mofi.logit_scale.shape == (1,)
+
+
+def test_an_encoder_alone_is_not_taken_for_a_whole_model(tmp_path):
+    write_image_tower(tmp_path / "dinov2", "dinov2")
+    with pytest.raises(ValueError, match="of a 'dinov2' model.*see MofiModel.from_towers"):
+        MofiForPreTraining.from_pretrained(tmp_path / "dinov2")
+    with pytest.raises(ValueError, match="in none of tokenizer_name, text_init_from and init_from"):
+        load_processor(ModelArguments(init_from=str(tmp_path / "dinov2")))
+
+
+def test_towers_are_joined_by_new_projections(tmp_path):
+    image_tower, text_tower = write_image_tower(tmp_path / "i", "dinov2"), write_text_tower(tmp_path / "t", "bert")
+    model = MofiModel.from_towers(str(tmp_path / "i"), str(tmp_path / "t"), projection_dim=6).eval()
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    input_ids = torch.tensor([[0, 4, 2], [0, 5, 2]])
+    pooled = image_tower(pixel_values=pixels).pooler_output
+    torch.testing.assert_close(
+        model.get_image_features(pixels).pooler_output, model.visual_projection(pooled), rtol=1e-4, atol=1e-5
+    )
+    states = text_tower(input_ids=input_ids, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]])).last_hidden_state
+    mean = torch.stack([states[0].mean(dim=0), states[1, :2].mean(dim=0)])
+    found = model.get_text_features(input_ids, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]])).pooler_output
+    torch.testing.assert_close(found, model.text_projection(mean), rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_image_tower_cannot_do_is_refused_by_name(tmp_path):
+    config = MofiConfig(vision_config={"model_type": "aimv2_vision_model", "num_hidden_layers": 1, "hidden_size": 8})
+    model = SimpleNamespace(config=config)
+    with pytest.raises(ValueError, match="type 'aimv2_vision_model' needs all patches"):
+        prepare_model(model, make_args(tmp_path, patch_dropout_schedule={0: 0.5}))
+    with pytest.raises(ValueError, match="type 'aimv2_vision_model' takes images of 224 pixels only"):
+        prepare_model(model, make_args(tmp_path, image_size_schedule={0: 112}))
+
+
+def test_an_image_tower_without_pooling_is_refused_by_name():
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    config = MofiConfig(vision_config={"model_type": "ijepa", **sizes, "image_size": 16, "patch_size": 8})
+    with pytest.raises(ValueError, match="type 'ijepa' gives no pooler_output"):
+        MofiModel(config)(pixel_values=torch.zeros(1, 3, 16, 16))
+
+
+def test_identity_projections_need_features_of_the_embeddings_size(tiny_config):
+    tiny_config.has_projections, tiny_config.projection_dim = False, 12
+    with pytest.raises(ValueError, match="'clip_vision_model' gives features of size 16 and projection_dim is 12"):
+        MofiModel(tiny_config)

@@ -1,13 +1,16 @@
 """Two optimizers as one."""
 
+import re
 from copy import deepcopy
 
+import pytest
 import torch
 from tiny import make_tiny_config
+from tiny_towers import IMAGE_TOWERS
 from torch import nn
 
-from modeling_mofi import MofiModel
-from modeling_mofi.training.optimizer import TowersAndHeadOptimizer, lower_rates_by_layer
+from modeling_mofi import MofiConfig, MofiModel
+from modeling_mofi.training.optimizer import TowersAndHeadOptimizer, lower_rates_by_layer, parameters_with_depth
 
 
 def make_optimizer():
@@ -74,3 +77,16 @@ def test_rates_fall_by_layer_from_the_top_of_each_tower():
     assert rates["text_model.encoder.layers.0.mlp.fc1.weight"] == 0.5
     assert rates["text_model.embeddings.token_embedding.weight"] == 0.25
     assert optimizer.param_groups[0]["lr"] == 1.0  # The rate that the log shows.
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("dinov3_vit", "model.layer.1"), ("convnextv2", "encoder.stages.3")])
+def test_rates_fall_by_layer_or_stage_in_any_tower(kind, layer):
+    fields, _ = IMAGE_TOWERS[kind]
+    config = MofiConfig(vision_config={"model_type": kind, **fields}, text_config=make_tiny_config().text_config)
+    mofi = MofiModel(config)
+    found = dict(zip(dict(mofi.named_parameters()), (depth for _, depth in parameters_with_depth(mofi)), strict=True))
+    last = {depth for name, depth in found.items() if name.startswith(f"vision_model.{layer}.")}
+    first = {depth for name, depth in found.items() if re.search(r"^vision_model\.\w+\.(layer|stages)\.0\.", name)}
+    below = {depth for name, depth in found.items() if name.startswith("vision_model.embeddings")}
+    num_layers = int(layer[-1]) + 1
+    assert (last, first, below) == ({1}, {num_layers}, {num_layers + 1})

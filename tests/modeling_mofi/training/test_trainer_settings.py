@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from tiny import write_entities, write_training_data
 
 from modeling_mofi import MofiForPreTraining
-from modeling_mofi.training.trainer import MofiTrainer, choose_sharding
+from modeling_mofi.training.model_preparation import choose_sharding
+from modeling_mofi.training.trainer import MofiTrainer
 
 
 CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
@@ -232,20 +233,23 @@ def test_sharded_towers_train_as_whole_ones_do(start, changes):
 
 
 def test_what_is_not_sharded_comes_to_the_device_too(tiny_config):
+    tiny_config.contrast = "sigmoid"
     model, plugin = MofiForPreTraining(tiny_config), sharding_plugin()
     accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
     trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(device="meta"))
     MofiTrainer._exempt_from_sharding(trainer, model)
     exempt = [parameter for module in plugin.ignored_modules for parameter in module.parameters()]
-    assert list(map(id, exempt)) == [id(model.mofi.logit_scale), id(model.entity_head.weight)]
+    scalars = [model.mofi.logit_scale, model.mofi.logit_bias]
+    assert list(map(id, exempt)) == list(map(id, [*scalars, model.entity_head.weight]))
     assert all(parameter.is_meta for parameter in exempt)
+    assert plugin.transformer_cls_names_to_wrap == ["CLIPEncoderLayer"]
 
 
 def test_sharding_that_would_lose_rows_or_states_is_refused():
     with pytest.raises(ValueError, match="fsdp_config has version 1; it must be 2"):
-        choose_sharding(sharding_plugin(fsdp_version=1))
+        choose_sharding(sharding_plugin(fsdp_version=1), None)
     with pytest.raises(ValueError, match="cpu_ram_efficient_loading.* Set it to false"):
-        choose_sharding(sharding_plugin(cpu_ram_efficient_loading=True))
+        choose_sharding(sharding_plugin(cpu_ram_efficient_loading=True), None)
 
 
 def sharding_plugin(**changes):

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel
 
 from modeling_mofi import MofiConfig, MofiModel, MofiVisionModelWithProjection
-from modeling_mofi.vision_tower_mofi import MofiConvStem
+from modeling_mofi.towers_mofi import MofiConvStem
 
 
 def images(size=16):
