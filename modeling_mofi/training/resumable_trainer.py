@@ -30,6 +30,7 @@ from .checkpoint import (
     save_state,
     set_random_states,
 )
+from .trainer_hooks import check_hooks
 from .weight_average import WeightAverage
 
 
@@ -47,6 +48,7 @@ class ResumableTrainer(Trainer):
     args: MofiTrainingArguments
 
     def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
+        check_hooks()
         super().__init__(model, **kwargs)
         self.entities_path = entities_path
         self.weight_average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
