@@ -12,6 +12,7 @@ from data_scripts.labels.label_shards import LabelSummary
 from data_scripts.labels.write_dataset import SPLITS, published_rows, with_features
 from data_scripts.phases import Build, library_versions
 from data_scripts.schema import published_schema
+from modeling_mofi.hub.public_text import plain_text, public_setting
 from modeling_mofi.whole_files import write_text
 
 
@@ -71,6 +72,9 @@ card shows what was kept and dropped, with images. Nobody has checked the labels
 """
 
 
+LICENSE_COLUMNS = ("license", "licence")
+
+
 @dataclass(frozen=True)
 class BuildResult:
     """A finished build.
@@ -95,7 +99,7 @@ def write_card(result: BuildResult) -> None:
         f"| {name} | {counts['rows_in']:,} | {counts['rows_out']:,} | {dropped_text(counts['dropped'])} |"
         for name, counts in result.totals.stages.items()
     )
-    licences = count_licences(build)
+    licences, column = count_licences(build), license_column(build)
     card = CARD.format(
         front_matter=front_matter(result),
         title=f"I2E: {num_rows:,} images of {summary.entities.num_rows:,} entities",
@@ -104,8 +108,8 @@ def write_card(result: BuildResult) -> None:
         stages=stages,
         threshold=result.thresholds.default,
         template=build.args.filter.entity_template,
-        model=build.args.filter.filter_model,
-        licences=", which stand in the column `licence`:" if licences else "; ask them before you share the images.",
+        model=public_setting(build.args.filter.filter_model),
+        licences=f", which stand in the column `{column}`:" if licences else "; ask before you share the images.",
         attribution=licences,
         build_id=build.build_id,
         recipe=recipe_text(build),
@@ -162,10 +166,16 @@ def dropped_text(dropped: dict[str, int]) -> str:
 
 def count_licences(build: Build) -> str:
     """A list of the licences of the rows, if the column is kept."""
-    if "licence" not in build.keep_columns:
+    column = license_column(build)
+    if column is None:
         return ""
-    counts = Counter(row["licence"] for row in published_rows(build.output_dir / "data", columns=["licence"]))
-    return "\n".join(f"- {name}: {count:,} images" for name, count in counts.most_common(20))
+    counts = Counter(row[column] for row in published_rows(build.output_dir / "data", columns=[column]))
+    return "\n".join(f"- {plain_text(name)}: {count:,} images" for name, count in counts.most_common(20))
+
+
+def license_column(build: Build) -> str | None:
+    """The kept column that holds the licenses of the rows, in either spelling."""
+    return next((name for name in LICENSE_COLUMNS if name in build.keep_columns), None)
 
 
 def recipe_text(build: Build) -> str:
@@ -175,5 +185,6 @@ def recipe_text(build: Build) -> str:
         default = type(part).__dataclass_fields__
         for name, value in vars(part).items():
             if value != default[name].default and value not in ([], None):
-                recipe[name] = value
+                # Folders of this machine build the same again here, and tell others nothing.
+                recipe[name] = public_setting(value) if build.args.run.push_to_hub else value
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)

@@ -10,6 +10,7 @@ import yaml
 from ..bundled import bundled
 from ..configuration_mofi import MofiConfig
 from .loss_curve import draw_loss_curve
+from .public_text import public_setting
 
 
 CURVE_NAME = "training_curve.png"
@@ -141,7 +142,9 @@ def describe_training(folder: Path, recipe: dict[str, Any]) -> str:
 
 def short(value: Any) -> str:
     """A setting's value for a table cell."""
-    return "`" + (json.dumps(value) if isinstance(value, (dict, list)) else str(value)) + "`"
+    value = public_setting(value)
+    text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    return "`" + " ".join(text.replace("`", "'").replace("|", "\\|").split()) + "`"
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def describe_data(dataset: str | None, *, recipe_name: str | None) -> str:
     """Names the training data, with the counts out of its own card where that is at hand."""
     if not dataset:
         return "The training data are not recorded in the checkpoint."
-    name = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if is_hub_id(dataset) else f"`{dataset}`"
+    name = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if is_hub_id(dataset) else short(dataset)
     if recipe_name == "contrastive":
         return f"{name}: images and their alt-texts."
     text = (

@@ -6,6 +6,7 @@ Without --repo_id it only writes the card.
 """
 
 import argparse
+import json
 import logging
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from ..user_errors import run_command
 from .model_card import CURVE_NAME, write_model_card
+from .public_text import public_setting
 
 
 try:
@@ -30,16 +32,19 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
+RECIPE_NAME = "recipe.json"
+UPLOAD_ERRORS = (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError)
+UPLOAD_ERRORS += (json.JSONDecodeError,)
 # Everything that using or judging a checkpoint needs; optimizer states and logs stay.
 PUBLISHED_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
     *("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "vocab*"),
-    *("merges.txt", "recipe.json"),
+    *("merges.txt", RECIPE_NAME),
 )
 ENTITY_FILES = ("entities.parquet",)
 HEAD_FILES = ("entity_head*.safetensors",)
 # What a model card is filled from, beside the weights.
-CARD_SOURCES = ("recipe.json", "training_args.json", "trainer_state.json", "entities.parquet")
+CARD_SOURCES = (RECIPE_NAME, "training_args.json", "trainer_state.json", "entities.parquet")
 
 
 def publish_checkpoint(
@@ -78,16 +83,17 @@ def publish_checkpoint(
         raise ValueError(f"{folder} has no config.json; give the folder of a trained or converted checkpoint.")
     write_model_card(folder, model_id=repo_id, **card)
     patterns = [*PUBLISHED_FILES, *(ENTITY_FILES * with_entities), *(HEAD_FILES * with_entity_head)]
-    url = upload_folder(
-        folder,
-        repo_id,
-        patterns=patterns,
-        commit_message=commit_message,
-        private=private,
-        token=token,
-        revision=revision,
-        kept=kept,
-    )
+    with public_copy(folder) as public:
+        url = upload_folder(
+            public,
+            repo_id,
+            patterns=patterns,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            kept=kept or f"the files are in {folder}",
+        )
     logger.info("published %s as %s", folder, url)
     return url
 
@@ -122,6 +128,20 @@ def upload_folder(
             commit_message=commit_message,
             revision=revision,
         ).commit_url
+
+
+@contextmanager
+def public_copy(folder: Path) -> Iterator[Path]:
+    """A folder of links to the same files, in which the recipe names no secret and no local folder."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in filter(Path.is_file, folder.iterdir()):
+            (Path(name) / path.name).symlink_to(path.resolve())
+        if (recipe := folder / RECIPE_NAME).is_file():
+            public = Path(name) / RECIPE_NAME
+            public.unlink()
+            settings = public_setting(json.loads(recipe.read_text(encoding="utf-8")))
+            public.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        yield Path(name)
 
 
 def make_repository(repo_id: str, *, private: bool | None, token: str | None, kept: str) -> str:
@@ -165,7 +185,14 @@ def explained_failures(repo_id: str, *, kept: str, token: str | None = None) -> 
         )
     try:
         yield
-    except (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError) as error:
+    except (
+        OfflineModeIsEnabled,
+        ConnectionError,
+        httpx.TransportError,
+        HfHubHTTPError,
+        RuntimeError,
+        json.JSONDecodeError,
+    ) as error:
         # The client wraps what stops a large file.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if (explanation := explain(cause, repo_id, kept=kept)) is None:
@@ -181,7 +208,22 @@ def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exceptio
             f"HF_ENDPOINT, then publish again: large files that arrived whole are not sent twice. Nothing is lost: "
             f"{kept}."
         )
+    if isinstance(error, json.JSONDecodeError):
+        return ConnectionError(
+            f"{hub_constants.ENDPOINT} did not answer as the Hub does ({error}). Check HF_ENDPOINT and any proxy in "
+            f"between. Nothing is lost: {kept}."
+        )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if status in (409, 412):
+        return ConnectionError(
+            f"Somebody else is writing {repo_id} at this moment (HTTP {status}). Publish again when they are done. "
+            f"Nothing is lost: {kept}."
+        )
+    if status == 413:
+        return ValueError(
+            f"The Hub takes no files as large as these for {repo_id} (HTTP 413). Save the model in smaller files, "
+            f"with save_pretrained(max_shard_size=...), and publish again. Nothing is lost: {kept}."
+        )
     if status in (401, 403, 404):
         return PermissionError(
             f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "

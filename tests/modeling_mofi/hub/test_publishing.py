@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ import yaml
 from embed_elsewhere import embed_elsewhere
 from hub_server import READER_TOKEN, connected_hub
 from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
 
 from modeling_mofi import MofiForPreTraining, MofiModel
+from modeling_mofi.hub import publishing
 from modeling_mofi.hub.model_card import write_model_card
 from modeling_mofi.hub.publishing import publish_checkpoint
 
@@ -221,3 +224,25 @@ def test_two_uploads_at_once_leave_a_whole_repository(trained, hub, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         urls = list(pool.map(lambda folder: publish_checkpoint(folder, "me/twice"), folders))
     assert len(urls) == len(hub.commits) == 2 and "model.safetensors" in hub.files["me/twice"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (409, ConnectionError, "Somebody else is writing me/mofi"),
+        (413, ValueError, r"save_pretrained\(max_shard_size=...\)"),
+        (403, PermissionError, "may write"),
+        (429, ConnectionError, "Publish again in a while"),
+        (503, ConnectionError, "Publish again in a while"),
+    ],
+)
+def test_every_refusal_of_the_hub_says_what_to_do(status, kind, words):
+    request = publishing.httpx.Request("POST", "https://hub/api")
+    error = HfHubHTTPError("no", response=publishing.httpx.Response(status, request=request))
+    explained = publishing.explain(error, "me/mofi", kept="the files are in x")
+    assert type(explained) is kind and re.search(words, str(explained)) and "\n" not in str(explained)
+
+
+def test_an_answer_that_is_not_the_hubs_is_called_that():
+    error = json.JSONDecodeError("Expecting value", "<html>", 0)
+    assert "did not answer as the Hub does" in str(publishing.explain(error, "me/mofi", kept="the files are in x"))

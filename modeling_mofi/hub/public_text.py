@@ -1,0 +1,32 @@
+"""What may be published of settings and of what other people wrote: no secrets, no local folders, no markup."""
+
+import os
+import re
+from typing import Any
+
+
+# Name and password before the host; the query and fragment, where tokens and signatures stand.
+CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+QUERY = re.compile(r"(?P<url>\w+://[^\s?#]+)[?#]\S*")
+MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
+
+
+def public_setting(value: Any) -> Any:
+    """A setting as others may see it, with all that it holds.
+
+    URLs lose name, password, query and fragment; of an absolute local path the last part stays.
+    """
+    if isinstance(value, dict):
+        return {key: public_setting(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public_setting(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = QUERY.sub(r"\g<url>", CREDENTIALS.sub("", value))
+    is_local = os.path.isabs(value) or value.startswith("~") or re.match(r"[A-Za-z]:[\\/]", value)
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if is_local else value
+
+
+def plain_text(value: Any) -> str:
+    """A text of others in one line of Markdown, with nothing in it that Markdown or HTML would take for markup."""
+    return MARKUP.sub(r"\\\1", " ".join(str(value).split()))
