@@ -79,7 +79,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["modeling_mofi*", "data_scripts*", "evaluation*"])
     + ["metrics", "metrics.knn_accuracy", "metrics.recall_at_k", "metrics.retrieval_map"],
     py_modules=["mofi", "evaluate_mofi"],
