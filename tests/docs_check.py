@@ -37,6 +37,7 @@ SKIPPED = {
     "pip install": "the environment that this runs in was made by it",
     "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of data sets on the Hub",
     "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of data sets on the Hub",
+    "accelerate launch train.py configs/finetune.yaml --init_from facebook/dinov3": "loads two encoders of the Hub",
     "hf auth login": "asks for a token; here it is in HF_TOKEN",
 }
 # Run otherwise: smaller. Recipes given later win over those before, flags over recipes.
