@@ -86,7 +86,7 @@ def installed(tmp_path_factory):
     # Listed there, this environment is searched last, and its own .pth files, which lead to the clone, are not read.
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
     (wheel,) = folder.glob("mofi-*.whl")
-    install = ["--python", folder / "venv", "install", "--no-deps", "--no-index", wheel]
+    install = ["--python", folder / "venv", "install", "--ignore-installed", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True, timeout=200)
     return folder / "venv" / "bin" / "mofi"
 
