@@ -84,10 +84,11 @@ class MofiEncoder:
         raise ValueError(f"The queries are {kinds}; give images or their paths, or texts, or embeddings.")
 
     def _encode(self, values: Sequence[Image.Image | str], argument: str, output: str) -> torch.Tensor:
+        options = text_options(self.model, self.processor.tokenizer) if argument == "text" else {}
         batches = []
         for start in range(0, len(values), self.batch_size):
             batch = {argument: list(values[start : start + self.batch_size])}
-            inputs = self.processor(**batch, return_tensors="pt").to(self.model.device)
+            inputs = self.processor(**batch, **options, return_tensors="pt").to(self.model.device)
             batches.append(self.model(**inputs)[output].float().cpu())
         return torch.cat(batches) if batches else torch.empty(0, self.projection_dim)
 
@@ -97,5 +98,6 @@ def text_options(model: torch.nn.Module, tokenizer: Any) -> dict[str, Any]:
     limit = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
     own = tokenizer.model_max_length  # Some tokenizers, such as Gemma's in SigLIP 2, know no limit.
     # SigLIP was trained on texts padded to full length and embeds others differently.
-    padding = "max_length" if "siglip" in model.config.model_type else True
+    kinds = (model.config.model_type, getattr(getattr(model.config, "text_config", None), "model_type", ""))
+    padding = "max_length" if any("siglip" in kind for kind in kinds) else True
     return {"padding": padding, "truncation": True, "max_length": own if limit is None else min(own, limit)}
