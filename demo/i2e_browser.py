@@ -1,6 +1,7 @@
 """Rows of an I2E build for people to look at: image, alt-text, mentions, entities kept and dropped and why."""
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class I2EBrowser:
         entities = EntityTable(table).to_lists()
         self.names = dict(zip(entities["entity_id"], entities["name"], strict=True))
         self.files = [pq.ParquetFile(path) for path in self.scored or self.published]
+        # A Parquet file has one position: two users who read it at once would read each other's bytes.
+        self.lock = threading.Lock()
 
     def __len__(self) -> int:
         return sum(file.metadata.num_rows for file in self.files)
@@ -62,7 +65,8 @@ class I2EBrowser:
             raise IndexError(f"Row {number} is outside [0, {len(self)}).")
         for place, file in enumerate(self.files):
             if number < file.metadata.num_rows:
-                row = read_row(file, number)
+                with self.lock:
+                    row = read_row(file, number)
                 return self._scored_row(row, self.scored[place].name) if self.scored else self._published_row(row)
             number -= file.metadata.num_rows
         raise AssertionError("Row counts changed while reading.")
@@ -72,7 +76,8 @@ class I2EBrowser:
         wanted, found, first = text.lower(), [], 0
         for file in self.files:
             for group in range(file.num_row_groups):
-                texts = file.read_row_group(group, columns=["alt_text"]).column("alt_text").to_pylist()
+                with self.lock:
+                    texts = file.read_row_group(group, columns=["alt_text"]).column("alt_text").to_pylist()
                 found += [first + place for place, alt_text in enumerate(texts) if wanted in (alt_text or "").lower()]
                 first += len(texts)
                 if len(found) >= limit:

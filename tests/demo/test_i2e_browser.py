@@ -1,5 +1,7 @@
 """Looking at a build, with and without the stages behind it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,3 +65,14 @@ def test_folder_that_is_no_build_is_refused(tmp_path):
 def test_row_outside_is_refused(tmp_path):
     with pytest.raises(IndexError, match=r"Row 24 is outside \[0, 24\)"):
         I2EBrowser(write_i2e(tmp_path / "i2e"))[24]
+
+
+def test_users_who_read_at_once_get_their_own_rows(tmp_path):
+    browser = I2EBrowser(write_i2e(tmp_path / "i2e"))
+    numbers = list(range(24)) * 20
+    alone = [browser[number] for number in range(24)]
+    with ThreadPoolExecutor(8) as users:
+        together = list(users.map(browser.__getitem__, numbers))
+        found = list(users.map(browser.find, ["flag"] * 20))
+    assert together == [alone[number] for number in numbers]
+    assert found == [browser.find("flag")] * 20
