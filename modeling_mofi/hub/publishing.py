@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 RECIPE_NAME = "recipe.json"
 UPLOAD_ERRORS = (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError)
-UPLOAD_ERRORS += (json.JSONDecodeError,)
+# What the client meets an answer with that is not the Hub's: no JSON, or JSON without what it looks for.
+STRANGE_ANSWERS = (json.JSONDecodeError, KeyError)
 # Everything that using or judging a checkpoint needs; optimizer states and logs stay.
 PUBLISHED_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
@@ -185,14 +186,7 @@ def explained_failures(repo_id: str, *, kept: str, token: str | None = None) -> 
         )
     try:
         yield
-    except (
-        OfflineModeIsEnabled,
-        ConnectionError,
-        httpx.TransportError,
-        HfHubHTTPError,
-        RuntimeError,
-        json.JSONDecodeError,
-    ) as error:
+    except (*UPLOAD_ERRORS, *STRANGE_ANSWERS) as error:
         # The client wraps what stops a large file.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if (explanation := explain(cause, repo_id, kept=kept)) is None:
@@ -208,7 +202,7 @@ def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exceptio
             f"HF_ENDPOINT, then publish again: large files that arrived whole are not sent twice. Nothing is lost: "
             f"{kept}."
         )
-    if isinstance(error, json.JSONDecodeError):
+    if isinstance(error, STRANGE_ANSWERS):
         return ConnectionError(
             f"{hub_constants.ENDPOINT} did not answer as the Hub does ({error}). Check HF_ENDPOINT and any proxy in "
             f"between. Nothing is lost: {kept}."

@@ -243,6 +243,11 @@ def test_every_refusal_of_the_hub_says_what_to_do(status, kind, words):
     assert type(explained) is kind and re.search(words, str(explained)) and "\n" not in str(explained)
 
 
-def test_an_answer_that_is_not_the_hubs_is_called_that():
-    error = json.JSONDecodeError("Expecting value", "<html>", 0)
+@pytest.mark.parametrize("error", [json.JSONDecodeError("Expecting value", "<html>", 0), KeyError("url")])
+def test_an_answer_that_is_not_the_hubs_is_called_that(error):
+    with (
+        pytest.raises(ConnectionError, match="did not answer as the Hub does"),
+        publishing.explained_failures("me/mofi", kept="the files are in x", token="hf_x"),
+    ):
+        raise error
     assert "did not answer as the Hub does" in str(publishing.explain(error, "me/mofi", kept="the files are in x"))
