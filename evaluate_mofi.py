@@ -98,7 +98,7 @@ def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
         if benchmark.task not in TASKS:
             raise ValueError(f"{name}: task {benchmark.task!r} is unknown; choose one of {', '.join(TASKS)}.")
         if not benchmark.data:
-            raise ValueError(f"{name}: --data is missing; give a Parquet file, a folder or a data set id.")
+            raise ValueError(f"{name}: --data is missing; give a Parquet file, a folder or a dataset id.")
         if benchmark.task == "image_text_retrieval" and not benchmark.text_column:
             raise ValueError(f"{name}: --text_column is missing; it names the column with the texts of an image.")
 

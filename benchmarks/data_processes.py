@@ -123,7 +123,7 @@ def compare(
 def measure_command(
     folder: Path, pairs: str, knowledge_base: str, clip: str, args: argparse.Namespace
 ) -> dict[str, float]:
-    """The whole command from nothing to the finished data set, and how long it takes to start."""
+    """The whole command from nothing to the finished dataset, and how long it takes to start."""
     command = [sys.executable, "-m", "data_scripts.build_i2e"]
     settings = {
         "pairs": pairs,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipes --recipes clip supervised contrastive multi-task --seeds 0 1 2
 
-The CLIP baseline learns from the raw alt-texts, the others from the I2E data set that the first seed's baseline
+The CLIP baseline learns from the raw alt-texts, the others from the I2E dataset that the first seed's baseline
 filtered, as in `make demo`. To benchmarks/results/ it writes a table of means and spreads, a JSON of every run, and a
 figure of how the first seed's checkpoints grew. Interrupted, it goes on where it was.
 """

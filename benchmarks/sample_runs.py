@@ -31,7 +31,7 @@ Scores = dict[str, float]
 
 
 def build(output_dir: Path, *flags: str) -> Path:
-    """Builds an I2E data set of the sample with the recipe's settings and these flags."""
+    """Builds an I2E dataset of the sample with the recipe's settings and these flags."""
     run("-m", "data_scripts.build_i2e", "configs/build_sample.yaml", f"--output_dir={output_dir}", *flags)
     return output_dir
 

@@ -46,7 +46,7 @@ def write_poorer_texts(path: Path, *, fraction: float, seed: int = 0) -> Path:
 
 
 def write_gold_labels(folder: Path) -> Path:
-    """Writes a data set as an I2E build would, with every training pair and the true entity of its image."""
+    """Writes a dataset as an I2E build would, with every training pair and the true entity of its image."""
     pairs, known = pq.read_table(PAIRS), read_entities()
     gold = pairs[GOLD].to_pylist()
     entity_ids = sorted(set(gold))

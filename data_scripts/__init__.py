@@ -1,1 +1,1 @@
-"""The build of an entity-labelled image data set (I2E) from image and alt-text pairs."""
+"""The build of an entity-labelled image dataset (I2E) from image and alt-text pairs."""

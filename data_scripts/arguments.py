@@ -18,7 +18,7 @@ POSITIVE = (
     ("run", "num_processes"),
     ("run", "num_shards"),
 )
-# Columns that the stages or the data set have themselves.
+# Columns that the stages or the dataset have themselves.
 OWN_COLUMNS = ("image_id", "row", "image", "pixels", "alt_text", "mentions", "candidates", "entities", "entity_labels")
 OWN_COLUMNS += ("drop_reason", "note", "split")
 
@@ -27,22 +27,22 @@ OWN_COLUMNS += ("drop_reason", "note", "split")
 class SourceArguments:
     """Where the pairs come from. Only the named columns are read."""
 
-    pairs: str = field(metadata={"help": "File, folder, pattern with `*`, or id of a data set on the Hub."})
+    pairs: str = field(metadata={"help": "File, folder, pattern with `*`, or id of a dataset on the Hub."})
     image_column: str = field(default="image", metadata={"help": "Bytes, {bytes, path}, or a path (not a URL)."})
     alt_text_column: str = field(default="alt_text", metadata={"help": "The text beside the image."})
     image_id_column: str | None = field(default=None, metadata={"help": "Without it, ids are made from positions."})
-    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns passed through to the data set."})
+    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns passed through to the dataset."})
     columns: list[str] = field(
         default_factory=list, metadata={"help": "Names of the columns of CSV or TSV files without a header line."}
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})
     max_text_length: int = field(default=4096, metadata={"help": "Characters, at most a million; the rest is cut."})
     rows_per_shard: int = field(default=10_000, metadata={"help": "Most rows of a shard; a tar is one shard."})
-    hub_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
-    hub_split: str = field(default="train", metadata={"help": "Split of a data set on the Hub."})
-    hub_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
+    hub_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    hub_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Revision of a dataset on the Hub."})
     limit: int | None = field(default=None, metadata={"help": "Build from so many first rows, to try settings."})
-    streaming: bool = field(default=False, metadata={"help": "Read a data set on the Hub without downloading it."})
+    streaming: bool = field(default=False, metadata={"help": "Read a dataset on the Hub without downloading it."})
 
 
 @dataclass
@@ -114,9 +114,9 @@ class LabelArguments:
 
 @dataclass
 class RunArguments:
-    """Where the output goes and who computes it; no byte of the data set depends on these."""
+    """Where the output goes and who computes it; no byte of the dataset depends on these."""
 
-    output_dir: str = field(metadata={"help": "Folder of the data set."})
+    output_dir: str = field(metadata={"help": "Folder of the dataset."})
     engine: Literal["local", "ray"] = field(default="local", metadata={"help": "This machine, or a Ray cluster."})
     num_processes: int = field(default=1, metadata={"help": "Worker processes of the local engine."})
     num_threads: int = field(default=1, metadata={"help": "Threads of a worker's PyTorch."})
@@ -124,7 +124,7 @@ class RunArguments:
         default=None,
         metadata={"help": "Threads that decode images ahead of the model; by default the cores per GPU, or none."},
     )
-    num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this data set together."})
+    num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this dataset together."})
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
     wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})
     restart_from: Stage | None = field(default=None, metadata={"help": "Redo from this stage on."})
@@ -133,8 +133,8 @@ class RunArguments:
     )
     gold_column: str | None = field(default=None, metadata={"help": "True entity of the image, for the report only."})
     gold_text_column: str | None = field(default=None, metadata={"help": "What the text names, for the report only."})
-    push_to_hub: str | None = field(default=None, metadata={"help": "Data set on the Hub to publish to."})
-    private: bool = field(default=True, metadata={"help": "Whether that data set is private."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Dataset on the Hub to publish to."})
+    private: bool = field(default=True, metadata={"help": "Whether that dataset is private."})
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class BuildArguments:
         return settings | {"image_column": self.source.image_column, "image_root": self.source.image_root}
 
     def label_settings(self) -> dict[str, object]:
-        """What else the data set depends on."""
+        """What else the dataset depends on."""
         names = ("min_similarity", "keep_fraction", "min_similarity_by_type", "keep_fraction_by_type")
         settings = {name: getattr(self.filter, name) for name in names}
         return settings | asdict(self.label) | {"disambiguation": self.link.disambiguation}

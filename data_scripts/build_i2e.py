@@ -1,4 +1,4 @@
-"""Builds an entity-labelled image data set (I2E) from image and alt-text pairs.
+"""Builds an entity-labelled image dataset (I2E) from image and alt-text pairs.
 
     python -m data_scripts.build_i2e configs/build_sample.yaml --output_dir runs/sample/i2e
 

@@ -57,12 +57,12 @@ class Build:
 
     @property
     def output_dir(self) -> Path:
-        """Folder of the data set."""
+        """Folder of the dataset."""
         return Path(self.args.run.output_dir)
 
     @property
     def stages_dir(self) -> Path:
-        """Folder of what lies between the source and the data set."""
+        """Folder of what lies between the source and the dataset."""
         return self.output_dir / "stages"
 
     def stage_file(self, stage: str, shard: Shard) -> Path:
@@ -81,7 +81,7 @@ class Build:
 
     @property
     def array(self) -> JobArray:
-        """This task's place among those that build the data set."""
+        """This task's place among those that build the dataset."""
         run = self.args.run
         return JobArray(run.num_shards, run.shard_index, run.wait_seconds)
 
@@ -109,7 +109,7 @@ class Build:
 
     @property
     def build_id(self) -> str:
-        """Names the data set: equal for equal sources, settings and models."""
+        """Names the dataset: equal for equal sources, settings and models."""
         return self.config_hash("label_entities")[:16]
 
 

@@ -22,7 +22,7 @@ class Shard:
     Attributes:
         index: Position in the plan; names the output.
         format: `parquet`, `tar`, `lines` or `hub`.
-        path: File of the shard, or the id of a data set on the Hub.
+        path: File of the shard, or the id of a dataset on the Hub.
         start: First row (Parquet, Hub) or first byte (lines).
         stop: One past the last row or byte; None reads to the end.
         fingerprint: Stands for the content of the file.
@@ -110,7 +110,7 @@ def labelled_schema() -> pa.Schema:
 
 
 def published_schema(keep_columns: dict[str, pa.DataType]) -> pa.Schema:
-    """Columns of the data set that `datasets.load_dataset` opens and `train.py` reads."""
+    """Columns of the dataset that `datasets.load_dataset` opens and `train.py` reads."""
     return pa.schema(
         {"image_id": pa.string(), "image": IMAGE, "alt_text": pa.string()}
         | {"entities": pa.list_(ENTITY), "entity_labels": pa.list_(pa.int64())}

@@ -1,1 +1,1 @@
-"""Evaluates image encoders: embeds each data set once, then one file per task."""
+"""Evaluates image encoders: embeds each dataset once, then one file per task."""

@@ -29,9 +29,9 @@ class Benchmark:
         },
     )
     data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
-    split: str | None = field(default=None, metadata={"help": "Needed where the data set has several."})
-    gallery: str | None = field(default=None, metadata={"help": "Data set to search or train on."})
-    gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same data set."})
+    split: str | None = field(default=None, metadata={"help": "Needed where the dataset has several."})
+    gallery: str | None = field(default=None, metadata={"help": "Dataset to search or train on."})
+    gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same dataset."})
     label_column: str | None = field(
         default=None,
         metadata={"help": "Column with the class of an image; by default 'label', as class folders have."},

@@ -1,4 +1,4 @@
-"""Embeds the images of a data set once per model, in parts that an interrupt cannot spoil, and reads them back."""
+"""Embeds the images of a dataset once per model, in parts that an interrupt cannot spoil, and reads them back."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ SMALL = 2000  # Images for which starting worker processes takes longer than the
 
 @dataclass
 class Embedded:
-    """Features of the readable images of a data set.
+    """Features of the readable images of a dataset.
 
     Attributes:
         image_embeds: Unit-length fp32 rows of shape (readable rows, D).
         features: The same rows before normalising.
-        rows: The row of the data set that each embedding belongs to.
+        rows: The row of the dataset that each embedding belongs to.
         unreadable: Why an image could not be read, by row id.
         num_duplicates: Readable images whose bytes occurred before.
     """
@@ -46,7 +46,7 @@ class Embedded:
     num_duplicates: int
 
     def only(self, places: Sequence[int]) -> "Embedded":
-        """The embeddings at these places; the counts stay those of the data set."""
+        """The embeddings at these places; the counts stay those of the dataset."""
         rows = [self.rows[place] for place in places]
         return replace(self, image_embeds=self.image_embeds[places], features=self.features[places], rows=rows)
 
@@ -158,7 +158,7 @@ def text_tensor(value: Any) -> torch.Tensor:
 
 
 def join_parts(paths: list[Path], images: LabelledImages) -> Embedded:
-    """Reads the parts of a data set, checks that their rows are this data set's, and normalises."""
+    """Reads the parts of a dataset, checks that their rows are this dataset's, and normalises."""
     parts = [load_file(path) for path in paths]
     row_ids = [row_id for part in parts for row_id in json.loads(bytes(part["row_ids"].numpy()))]
     if row_ids != images.row_ids:

@@ -33,7 +33,7 @@ def evaluate_gpr1200(
     else:
         query.labels = categories_of_files(query.row_ids)
     if len(query) != NUM_IMAGES:
-        logger.warning("GPR1200 has 12000 images, this data set %d: the value is not comparable", len(query))
+        logger.warning("GPR1200 has 12000 images, this dataset %d: the value is not comparable", len(query))
     embedded = embedder(query)
     embeds = embedded.image_embeds.to(embedder.encoder.device)
     return Scores(gpr1200(embeds, embedded_labels(query, embedded)), query=embedded)

@@ -27,14 +27,14 @@ ID_COLUMNS = ("image_id", "__key__")  # Ours, and WebDataset's.
 
 @dataclass
 class LabelledImages:
-    """Rows of a data set whose images stay undecoded until they are embedded.
+    """Rows of a dataset whose images stay undecoded until they are embedded.
 
     Attributes:
         name: What the user called it.
-        rows: The data set, with `image_column` as undecoded bytes or path.
+        rows: The dataset, with `image_column` as undecoded bytes or path.
         row_ids: One distinct string per row.
         labels: One string or int per row, or None without a label column.
-        label_names: Name of each class, where the data set knows them, by label.
+        label_names: Name of each class, where the dataset knows them, by label.
         fingerprint: Changes when rows, order, columns or image files change.
         folders: Where image files may lie; a relative path starts at the first.
     """
@@ -79,20 +79,20 @@ def open_images(
     split: str | None = None,
     limit: int | None = None,
 ) -> LabelledImages:
-    """Opens a data set of images.
+    """Opens a dataset of images.
 
     Args:
         data: A file or pattern (Parquet, JSONL, CSV, TSV), a folder of images or of such files, one written by
-            `save_to_disk`, or an id on the Hub (`name`, `owner/name`, with `:config` where the data set has several).
+            `save_to_disk`, or an id on the Hub (`name`, `owner/name`, with `:config` where the dataset has several).
         label_column: Rows without a label (null) are left out and logged. None asks for no labels.
         image_column: By default `image`, else the only column of images.
         id_column: By default `image_id` or WebDataset's `__key__`; else file name or row number identify a row.
-        split: Needed where the data set has several.
+        split: Needed where the dataset has several.
         image_root: Folder of the image files that rows name by their paths; by default that of the data.
         limit: Keep the first rows only.
 
     Raises:
-        FileNotFoundError: If there is no such file, folder or data set.
+        FileNotFoundError: If there is no such file, folder or dataset.
         ValueError: If a column or split is missing (the message lists those that exist) or no row is left.
     """
     rows = open_rows(data, split)
@@ -120,7 +120,7 @@ def open_images(
 
 
 def image_folders(data: str, image_root: str | None) -> tuple[str, ...]:
-    """Where the image files of a data set may lie: beside it, and in the caches of what was downloaded."""
+    """Where the image files of a dataset may lie: beside it, and in the caches of what was downloaded."""
     found = [Path(data)] if Path(data).exists() else find_files(data)
     beside = sorted({str(path if path.is_dir() else path.parent) for path in found})
     caches = [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
@@ -128,7 +128,7 @@ def image_folders(data: str, image_root: str | None) -> tuple[str, ...]:
 
 
 def locate_image(path: str, folders: Sequence[str]) -> str:
-    """Absolute path of an image file that a row names; a data set of others may name any file of this machine.
+    """Absolute path of an image file that a row names; a dataset of others may name any file of this machine.
 
     Raises:
         UnreadableImage: If it lies in none of the folders.
@@ -151,7 +151,7 @@ def fingerprint_rows(rows: datasets.Dataset, image_column: str, folders: Sequenc
 
 
 def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
-    """Calls the classes of both by their names where the two data sets number them differently.
+    """Calls the classes of both by their names where the two datasets number them differently.
 
     Folders opened one by one count their subfolders each on its own, so that a class that one of them lacks would
     shift the numbers of those after it.
@@ -167,7 +167,7 @@ def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
     if not set(query.labels) & set(gallery.labels):
         raise ValueError(
             f"{query.name} and {gallery.name} have no class in common: {query.labels[0]!r}, ... and "
-            f"{gallery.labels[0]!r}, ...; give data sets with the same classes."
+            f"{gallery.labels[0]!r}, ...; give datasets with the same classes."
         )
 
 

@@ -1,4 +1,4 @@
-"""Opens the rows of a data set: local files, a folder, or an id on the Hub."""
+"""Opens the rows of a dataset: local files, a folder, or an id on the Hub."""
 
 import csv
 import glob
@@ -30,7 +30,7 @@ def open_rows(data: str, split: str | None) -> datasets.Dataset:
     """Opens one split of a file, pattern, folder or Hub id.
 
     Raises:
-        FileNotFoundError: If there is no such file, folder or data set.
+        FileNotFoundError: If there is no such file, folder or dataset.
         ValueError: If it does not open, or the split is missing (the message lists those that exist).
     """
     if Path(data).is_dir():
@@ -58,7 +58,7 @@ def load_files(files: Sequence[Path], data: str) -> datasets.Dataset:
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) != 1 or not kinds <= set(SUFFIXES):
         found = ", ".join(sorted(kinds)) or "empty"
-        raise ValueError(f"{data} is {found}; give {', '.join(SUFFIXES)} files, a folder, or a data set id.")
+        raise ValueError(f"{data} is {found}; give {', '.join(SUFFIXES)} files, a folder, or a dataset id.")
     kind = kinds.pop()
     if kind in TEXT_TABLES:
         tables = [pandas.read_csv(file, **TEXT_TABLE, **TEXT_TABLES[kind]) for file in files]
@@ -133,11 +133,11 @@ def open_hub_rows(data: str) -> datasets.DatasetDict:
     """Loads `name[:config]` from the Hub."""
     name, _, config_name = data.partition(":")
     if not HUB_ID.fullmatch(name) or Path(name).suffix in {*SUFFIXES, ".json", ".tar", ".zip"}:
-        raise FileNotFoundError(f"{data} does not exist. Give a Parquet file, a folder of images, or a data set id.")
+        raise FileNotFoundError(f"{data} does not exist. Give a Parquet file, a folder of images, or a dataset id.")
     try:
         return datasets.load_dataset(name, config_name or None)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{data} is neither here nor reachable as a data set on the Hub: {error}") from error
+        raise FileNotFoundError(f"{data} is neither here nor reachable as a dataset on the Hub: {error}") from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{data} does not open: {reason} (One of several configurations: {name}:config.)") from error

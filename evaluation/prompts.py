@@ -1,4 +1,4 @@
-"""Prompt templates and class names of zero-shot classification, from files here or beside a data set on the Hub."""
+"""Prompt templates and class names of zero-shot classification, from files here or beside a dataset on the Hub."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ def read_prompts(prompts: str, data: str) -> list[str]:
 
     Args:
         prompts: A text file with one template a line, or `file.json:name` for one of several lists in a file.
-        data: The data set; a file that is not here is looked for beside it on the Hub. `owner/name:file` is a file of
-            another data set there.
+        data: The dataset; a file that is not here is looked for beside it on the Hub. `owner/name:file` is a file of
+            another dataset there.
 
     Raises:
         FileNotFoundError: If the file is neither here nor there.
@@ -51,7 +51,7 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
 
     Args:
         class_names: A text file with one name a line, in the order of the labels 0, 1, ..., or a JSON file that maps
-            labels to names. None takes the names that the data set knows, or labels that are strings. An empty line
+            labels to names. None takes the names that the dataset knows, or labels that are strings. An empty line
             within the file is an empty name, as CLEVR's fourth distance has in CLIP benchmark.
 
     Raises:
@@ -77,7 +77,7 @@ def read_class_names(class_names: str | None, images: LabelledImages, data: str)
 
 
 def find_file(name: str, data: str) -> Path:
-    """A file by its path, or of a data set on the Hub."""
+    """A file by its path, or of a dataset on the Hub."""
     if (found := find_config(name)) is not None:
         return found
     if other := FILE_OF_DATA_SET.fullmatch(name):
@@ -87,4 +87,4 @@ def find_file(name: str, data: str) -> Path:
     try:
         return Path(hf_hub_download(data.partition(":")[0], name, repo_type="dataset"))
     except (EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        raise FileNotFoundError(f"{name} is neither here nor in the data set {data} on the Hub: {error}") from error
+        raise FileNotFoundError(f"{name} is neither here nor in the dataset {data} on the Hub: {error}") from error

@@ -41,8 +41,8 @@ class Result:
     """What one model reached on one benchmark.
 
     Attributes:
-        benchmark: Name of the benchmark; the data set, unless a recipe names it.
-        data: The data set.
+        benchmark: Name of the benchmark; the dataset, unless a recipe names it.
+        data: The dataset.
         values: By metric.
         counts: Images, unreadable images, duplicates, queries without anything relevant.
         unreadable: Why an image could not be read, by row id.

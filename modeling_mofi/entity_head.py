@@ -112,7 +112,7 @@ class MofiEntityHead(nn.Module):
     def _check_labels(self, entity_labels: torch.Tensor) -> None:
         if entity_labels.numel() and entity_labels.max() >= self.num_entities:
             raise ValueError(
-                f"entity_label {int(entity_labels.max())} is outside [0, {self.num_entities}). The data set and its "
+                f"entity_label {int(entity_labels.max())} is outside [0, {self.num_entities}). The dataset and its "
                 "entities.parquet come from different builds; rebuild with --restart_from label_entities."
             )
 

@@ -1,4 +1,4 @@
-"""Tiny models, tokenizers and data sets, made in place; nothing here touches the network or the user's caches."""
+"""Tiny models, tokenizers and datasets, made in place; nothing here touches the network or the user's caches."""
 
 import os
 import resource

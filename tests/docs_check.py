@@ -35,8 +35,8 @@ SKIPPED = {
     "python -m data_scripts.build_knowledge_base --source hub": "fetches gigabytes from the Hub",
     "make ": "runs for minutes, and is checked by being run itself",
     "pip install": "the environment that this runs in was made by it",
-    "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of data sets on the Hub",
-    "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of data sets on the Hub",
+    "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of datasets on the Hub",
+    "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of datasets on the Hub",
     "accelerate launch train.py configs/finetune.yaml --init_from facebook/dinov3": "loads two encoders of the Hub",
     "hf auth login": "asks for a token; here it is in HF_TOKEN",
 }

@@ -1,4 +1,4 @@
-"""Tiny configurations, tokenizers and data sets; `conftest.py` makes fixtures of them."""
+"""Tiny configurations, tokenizers and datasets; `conftest.py` makes fixtures of them."""
 
 import io
 from pathlib import Path
@@ -71,7 +71,7 @@ def picture(color=(220, 30, 30), *, seed=0, size=(20, 18), format="PNG") -> byte
 
 
 def tiny_rows(num_rows: int) -> dict[str, pa.Array]:
-    """Columns `image_id`, `image`, `alt_text` of a pairs data set: row i is a picture of colour i modulo 4."""
+    """Columns `image_id`, `image`, `alt_text` of a pairs dataset: row i is a picture of colour i modulo 4."""
     images = [{"bytes": picture(COLORS[row % 4], seed=row), "path": None} for row in range(num_rows)]
     texts = [f"a {NAMES[row % 4]} flag number {row % 64}" for row in range(num_rows)]
     ids = [f"image-{row:03d}" for row in range(num_rows)]

@@ -98,7 +98,7 @@ def pin_revisions(tables: str, revisions: Sequence[str], folder: Path) -> dict[s
     """The commit of each table: of the revision asked for, else that with which this folder began, else the latest.
 
     Args:
-        tables: Id of the data sets with `{table}` in it.
+        tables: Id of the datasets with `{table}` in it.
         revisions: `table=revision`.
 
     Raises:
@@ -187,7 +187,7 @@ def list_remote(repo_id: str, commit: str, folder: Path, table: str, languages: 
 
 
 def list_folder(repo_id: str, commit: str, name: str | None) -> list:
-    """What is in a folder of a data set; nothing if there is none of the name."""
+    """Files of a folder of a dataset; empty if there is no such folder."""
     try:
         found = HfApi().list_repo_tree(repo_id, name, recursive=True, revision=commit, repo_type="dataset")
         return sorted(found, key=lambda entry: entry.path)

@@ -1,6 +1,6 @@
 """Counts entities over all rows, drops rare ones, numbers the rest and divides the rows into splits.
 
-A reduction over the whole data set, not a batch stage. Every shard is mapped to a few small arrays, the arrays of all
+A reduction over the whole dataset, not a batch stage. Every shard is mapped to a few small arrays, the arrays of all
 shards are reduced to a few numbers per entity, and these decide about a row without a look at any other row: shards
 may be labelled in any order and by any number of processes and machines, and always in the same way.
 

@@ -1,4 +1,4 @@
-"""Writes the published data set: Parquet files of even size, `entities.parquet`, and the schema that both carry."""
+"""Writes the published dataset: Parquet files of even size, `entities.parquet`, and the schema that both carry."""
 
 import json
 from bisect import bisect_right
@@ -23,7 +23,7 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of the data set.
+    """One file of the dataset.
 
     Attributes:
         split: `train` or `validation`.
@@ -140,7 +140,7 @@ def write_entities(table: pa.Table, path: Path, *, build_id: str) -> None:
 
 
 def published_rows(data: Path, *, columns: list[str]) -> Iterator[dict]:
-    """Rows of a published data set, a batch in memory at a time."""
+    """Rows of a published dataset, a batch in memory at a time."""
     for path in sorted(data.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_SIZE, columns=columns):
             yield from batch.to_pylist()

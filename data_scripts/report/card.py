@@ -1,4 +1,4 @@
-"""Writes the data set card: what the Hub reads, counts by stage, licences, and how to build the same again."""
+"""Writes the dataset card: what the Hub reads, counts by stage, licenses, and how to build the same again."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CARD = """\
 
 # {title}
 
-Images with the entities they show, made from image and alt-text pairs without human labels, after the I2E data set of
+Images with the entities they show, made from image and alt-text pairs without human labels, after the I2E dataset of
 [MOFI](https://huggingface.co/papers/2306.07952): alt-texts are searched for names, names are linked to a knowledge
 base, and an entity stays where a CLIP-like model finds that the image shows it.
 
@@ -47,7 +47,7 @@ Smallest similarity kept: {threshold:.4f} (cosine of image and `{template}` unde
 
 ## Licences
 
-The labels and this card come without restriction. Images and texts keep the licences of their sources{licences}
+The labels and this card come without restriction. Images and texts keep the licenses of their sources{licenses}
 {attribution}
 
 ## How it was made
@@ -99,7 +99,7 @@ def write_card(result: BuildResult) -> None:
         f"| {name} | {counts['rows_in']:,} | {counts['rows_out']:,} | {dropped_text(counts['dropped'])} |"
         for name, counts in result.totals.stages.items()
     )
-    licences, column = count_licences(build), license_column(build)
+    licenses, column = count_licenses(build), license_column(build)
     card = CARD.format(
         front_matter=front_matter(result),
         title=f"I2E: {num_rows:,} images of {summary.entities.num_rows:,} entities",
@@ -109,8 +109,8 @@ def write_card(result: BuildResult) -> None:
         threshold=result.thresholds.default,
         template=build.args.filter.entity_template,
         model=public_setting(build.args.filter.filter_model),
-        licences=f", which stand in the column `{column}`:" if licences else "; ask before you share the images.",
-        attribution=licences,
+        licenses=f", which stand in the column `{column}`:" if licenses else "; ask before you share the images.",
+        attribution=licenses,
         build_id=build.build_id,
         recipe=recipe_text(build),
         versions=", ".join(f"{name} {number}" for name, number in library_versions().items()),
@@ -164,8 +164,8 @@ def dropped_text(dropped: dict[str, int]) -> str:
     return "; ".join(f"{reason} {count:,}" for reason, count in dropped.items())
 
 
-def count_licences(build: Build) -> str:
-    """A list of the licences of the rows, if the column is kept."""
+def count_licenses(build: Build) -> str:
+    """A list of the licenses of the rows, if the column is kept."""
     column = license_column(build)
     if column is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a person should know before trusting a data set, as sentences; those that speak against it are marked."""
+"""What a person should know before trusting a dataset, as sentences; those that speak against it are marked."""
 
 from dataclasses import dataclass
 

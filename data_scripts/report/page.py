@@ -1,4 +1,4 @@
-"""Writes `report.html`: one page that loads nothing, to trust or distrust the data set by."""
+"""Writes `report.html`: one page that loads nothing, to trust or distrust the dataset by."""
 
 import html
 from collections.abc import Iterable

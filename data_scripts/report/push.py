@@ -15,9 +15,9 @@ FILES_PER_COMMIT = 100
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool, build_id: str) -> str:
-    """Uploads a data set, and removes the data files that another build left there.
+    """Uploads a dataset, and removes the data files that another build left there.
 
-    A large data set goes in several commits, of which the last one brings the card and removes what is stale. Stopped
+    A large dataset goes in several commits, of which the last one brings the card and removes what is stale. Stopped
     and started again, files that have arrived are not sent twice.
 
     Returns:
@@ -29,7 +29,7 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool, build_id: str) -> 
     """
     data = sorted((folder / "data").glob("*.parquet"))
     rest = [folder / name for name in ("entities.parquet", "report.html", "README.md")]
-    with explained_failures(repo_id, kept=f"the data set is in {folder}"):
+    with explained_failures(repo_id, kept=f"the dataset is in {folder}"):
         api = HfApi()
         repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         cuts = range(0, max(1, len(data)), FILES_PER_COMMIT)

@@ -1,4 +1,4 @@
-"""Reads pairs from a data set on the Hub (or any that `datasets.load_dataset` opens), streaming or not."""
+"""Reads pairs from a dataset on the Hub (or any that `datasets.load_dataset` opens), streaming or not."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from data_scripts.sources.records import check_columns
 def plan_hub(
     name: str, *, config_name: str | None, split: str, revision: str | None, streaming: bool, rows_per_shard: int
 ) -> list[Shard]:
-    """Cuts a data set into row ranges, or, when streaming, into the files it consists of."""
+    """Cuts a dataset into row ranges, or, when streaming, into the files it consists of."""
     options = {"config_name": config_name, "split": split, "revision": revision, "streaming": streaming}
     data = open_dataset(name, options)
     if streaming:

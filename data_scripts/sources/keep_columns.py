@@ -17,7 +17,7 @@ def keep_column_types(shards: Sequence[Shard], names: Sequence[str]) -> dict[str
     Columns that are null in one file take the type of another, and integers beside floats become floats.
 
     Raises:
-        ValueError: If two files disagree otherwise, or a column is of a type that a data set cannot have.
+        ValueError: If two files disagree otherwise, or a column is of a type that a dataset cannot have.
     """
     types = dict.fromkeys(names, pa.null())
     origins: dict[str, str] = {}
@@ -57,7 +57,7 @@ def check_type(name: str, kind: pa.DataType, *, path: str) -> None:
         datasets.Features.from_arrow_schema(pa.schema({name: kind}))
     except ValueError:
         raise ValueError(
-            f"{path}: column {name!r} is of type {kind}, which a data set cannot have. Take it out of --keep_columns, "
+            f"{path}: column {name!r} is of type {kind}, which a dataset cannot have. Take it out of --keep_columns, "
             "or store it as a list or as JSON text."
         ) from None
 

@@ -1,6 +1,6 @@
 """Reads pairs from JSONL, CSV or TSV files whose rows name image files, and from image folders with such metadata.
 
-A row that cannot be read costs itself: its line is counted with a reason, and the next line is read.
+A row that cannot be read is counted with its line and a reason, and reading goes on with the next.
 """
 
 import gzip

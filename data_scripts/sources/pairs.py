@@ -1,4 +1,4 @@
-"""Reads image and alt-text pairs: Parquet, WebDataset tars, JSONL or CSV, an image folder, a data set on the Hub.
+"""Reads image and alt-text pairs: Parquet, WebDataset tars, JSONL or CSV, an image folder, a dataset on the Hub.
 
 A source is first planned into shards, then read shard by shard, each in bounded memory. The text phase asks for texts
 and opens no image; the image phase asks for the images of the rows that are left.
@@ -78,7 +78,7 @@ def first_rows(batches: Iterable[tuple[list[int], Batch]], max_rows: int) -> Ite
 def read_images(shard: Shard, *, source: SourceArguments, rows: Sequence[int]) -> Iterator[tuple[int, bytes | str]]:
     """Yields `(row, encoded image)` for some rows of a shard, ascending.
 
-    An image that cannot be had comes as a string, the reason: one bad row costs itself and no other.
+    An image that cannot be read comes as a string, the reason, so that one bad row stops no other.
     """
     read = READERS[shard.format]
     root = os.path.realpath(source.image_root or Path(shard.path).parent)
@@ -89,7 +89,7 @@ def read_images(shard: Shard, *, source: SourceArguments, rows: Sequence[int]) -
 
 
 def clean_text(text: Any) -> str:
-    """A text without control characters and lone surrogates, each replaced by one character; '' for what is none.
+    """A text without control characters and lone surrogates, each replaced by one character; '' if it is no text.
 
     Of a list of texts it is the first one.
     """

@@ -61,7 +61,7 @@ def plan_shards(source: SourceArguments) -> list[Shard]:
     else:
         shards = plan_lines(paths, rows_per_shard=source.rows_per_shard, columns=source.columns)
     if not shards:
-        raise ValueError(f"{source.pairs} has no rows: nothing to build a data set from")
+        raise ValueError(f"{source.pairs} has no rows: nothing to build a dataset from")
     for path in sorted(set(paths or ()) - {shard.path for shard in shards}):
         logger.warning("%s has no rows", path)
     check_files(shards, names, image_column=source.image_column)

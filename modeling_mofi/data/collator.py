@@ -32,7 +32,7 @@ class PositionSampler(torch.utils.data.Sampler):
     a reader has one window of groups in use at a time. Where a window holds all rows, their order is entirely random.
 
     Args:
-        group_sizes: Rows of each group, in the order of the data set.
+        group_sizes: Rows of each group, in the order of the dataset.
     """
 
     def __init__(self, group_sizes: Sequence[int], *, seed: int, window_rows: int = WINDOW_ROWS):
@@ -218,14 +218,14 @@ def similarity_at(row: dict[str, Any], place: int) -> float:
     """Similarity of a row's entity at a place, 0 if it is negative or there is no such entity (place -1).
 
     Raises:
-        ValueError: If the data set does not say it.
+        ValueError: If the dataset does not say it.
     """
     if place < 0:
         return 0.0
     similarity = row["entities"][place]["similarity"]
     if similarity is None:
         raise ValueError(
-            f"image {row.get('image_id', row['position'])} has an entity without similarity; build the data set with "
+            f"image {row.get('image_id', row['position'])} has an entity without similarity; build the dataset with "
             "a filter, or set --entity_weighting none."
         )
     return max(0.0, similarity)

@@ -11,7 +11,7 @@ from .parquet_rows import ParquetRows, check_columns
 
 
 COLUMNS = ("entity_id", "name", "description")
-BUILD_ID = b"mofi.build_id"  # In the schema's metadata of entities.parquet and of every shard of its data set.
+BUILD_ID = b"mofi.build_id"  # In the schema's metadata of entities.parquet and of every shard of its dataset.
 NUM_CHECKED_ROWS = 10_000
 
 
@@ -81,6 +81,6 @@ class EntityTable:
     @staticmethod
     def _refuse(reason: str) -> None:
         raise ValueError(
-            f"{reason} The data set and entities.parquet come from different builds; rebuild with "
+            f"{reason} The dataset and entities.parquet come from different builds; rebuild with "
             "--restart_from label_entities."
         )

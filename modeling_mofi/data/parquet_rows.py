@@ -123,12 +123,12 @@ def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> 
     """Paths of a split's Parquet files, or URLs of those that are not here and shall not be copied here.
 
     Args:
-        dataset: Folder, Parquet file, glob or URL of Parquet files, or id of a data set on the Hub.
+        dataset: Folder, Parquet file, glob or URL of Parquet files, or id of a dataset on the Hub.
         split: Ignored for files and globs.
         streaming: Leaves files where they are, which otherwise are downloaded first.
 
     Raises:
-        ValueError: If there is no such data set or split, or if it is not in Parquet.
+        ValueError: If there is no such dataset or split, or if it is not in Parquet.
     """
     if dataset.endswith(".parquet"):
         files = sorted(find_urls(dataset) if "://" in dataset else glob(dataset))
@@ -140,7 +140,7 @@ def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> 
     try:
         builder = datasets.load_dataset_builder(dataset)
     except Exception as error:
-        place = "holds no data set" if Path(dataset).is_dir() else "is no folder here and no data set on the Hub"
+        place = "holds no dataset" if Path(dataset).is_dir() else "is no folder here and no dataset on the Hub"
         raise ValueError(f"dataset {dataset} {place} ({type(error).__name__}: {error}).") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:

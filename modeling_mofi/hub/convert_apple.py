@@ -38,7 +38,7 @@ FIRST_TRUSTED_TORCH = (2, 10)
 PROBES = ("a", "a photo of a poodle", "The quick brown fox, 1999: zebra & café!")
 NOTICE = (
     "The weights are those of Apple's release ([apple/ml-mofi](https://github.com/apple/ml-mofi)), converted without\n"
-    "change. Its terms hold for them: read the licence in that repository, and the licence files beside this card if\n"
+    "change. Its terms hold for them: read the license in that repository, and the license files beside this card if\n"
     "there are any, before you use or share the model."
 )
 

@@ -53,7 +53,7 @@ def write_model_card(
     Args:
         folder: A checkpoint as `MofiTrainer` or `save_pretrained` leaves it.
         model_id: Name on the Hub; the folder's name by default.
-        license: The Hub's word for the licence of the weights; left out by default.
+        license: The Hub's word for the license of the weights; left out by default.
         dataset: Hub id or folder of the training data; by default the one in the folder's recipe.
         results: JSON file of `evaluate_mofi.py`, whose metrics become the card's `model-index`.
         result_name: Which of the file's models this is, if it holds several.
@@ -196,7 +196,7 @@ def find_results(results: str | Path, folder: Path, names: list[str | None]) -> 
 
 
 def results_table(model_index: list[dict[str, Any]]) -> str:
-    """Metrics by data set."""
+    """Metrics by dataset."""
     rows = [
         f"| {result['dataset']['name']} | {result['task'].get('name', result['task']['type'])} | {metric['type']} | "
         f"{metric['value']:.4f} |"

@@ -221,7 +221,7 @@ def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exceptio
     if status in (401, 403, 404):
         return PermissionError(
             f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "
-            f"before the slash is your user name or an organisation of yours. Nothing is lost: {kept}."
+            f"before the slash is your user name or an organization of yours. Nothing is lost: {kept}."
         )
     if status is not None and (status >= 500 or status in (408, 429)):
         return ConnectionError(
@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="checkpoint folder")
     parser.add_argument("--repo_id", help="name on the Hub, user/name; without it only the card is written")
-    parser.add_argument("--license", help="licence of the weights, in the Hub's words, such as apache-2.0")
+    parser.add_argument("--license", help="license of the weights, in the Hub's words, such as apache-2.0")
     parser.add_argument("--dataset", help="Hub id or folder of the training data; by default the one of the recipe")
     parser.add_argument("--results", help="JSON file that evaluate_mofi.py wrote")
     parser.add_argument("--result_name", help="which of the models in --results this is")

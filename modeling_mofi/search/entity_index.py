@@ -35,7 +35,7 @@ from .vector_search import VectorSearch
 logger = logging.getLogger(__name__)
 
 SOURCES = ("head", "text", "both")
-# Entities whose probabilities are weighed against one another; the others' are taken as nought.
+# Entities whose probabilities are weighed against one another; those of the others count as zero.
 NUM_WEIGHED = 100
 # Half precision and quantised towers stay above this cosine with the checkpoint's own embeddings.
 MIN_PROBE_COSINE = 0.95
@@ -234,7 +234,7 @@ class EntityIndex:
         """Publishes the index in a repository of its own, and returns the commit's URL.
 
         Args:
-            checkpoint: Where the Hub has the model; by default whence it was loaded, if that is a Hub id.
+            checkpoint: Where the Hub has the model; by default the id it was loaded from, if that is on the Hub.
 
         Raises:
             ValueError: If it is not known where the Hub has the model.

@@ -41,7 +41,7 @@ class ResumableTrainer(Trainer):
     """Trains a `MofiForPreTraining` on a `PositionDataset`, from any of its checkpoints on as if never interrupted.
 
     Args:
-        entities_path: `entities.parquet` of the data set, copied into every checkpoint.
+        entities_path: `entities.parquet` of the dataset, copied into every checkpoint.
         kwargs: As for `Trainer`.
     """
 

@@ -74,7 +74,7 @@ VOLATILE_PREFIXES = (
 class DataArguments:
     """What to train on."""
 
-    dataset: str = field(metadata={"help": "I2E folder, Parquet file(s), glob or URL, or data set id on the Hub."})
+    dataset: str = field(metadata={"help": "I2E folder, Parquet file(s), glob or URL, or dataset id on the Hub."})
     streaming: bool = field(
         default=False, metadata={"help": "Fetch row groups as they are needed instead of copying the files first."}
     )
@@ -82,7 +82,7 @@ class DataArguments:
     image_column: str = field(default="image", metadata={"help": "Column of encoded images."})
     alt_text_column: str = field(default="alt_text", metadata={"help": "Column of texts beside the images."})
     entities: str | None = field(
-        default=None, metadata={"help": "entities.parquet, here or a URL; null for the data set's own, if it has one."}
+        default=None, metadata={"help": "entities.parquet, here or a URL; null for the dataset's own, if it has one."}
     )
     eval_dataset: str | None = field(
         default=None,
@@ -171,7 +171,7 @@ def find_checkpoint(args: MofiTrainingArguments) -> str | None:
 
 
 def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetRows:
-    """Opens the data set: undecoded images, and only the columns that training reads.
+    """Opens the dataset: undecoded images, and only the columns that training reads.
 
     Raises:
         ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
@@ -207,7 +207,7 @@ def weighs_entities(args: MofiTrainingArguments) -> bool:
 
 
 def find_entities(data_args: DataArguments) -> str | None:
-    """Path of entities.parquet: the given one, the data set's own, or None if there is none."""
+    """Path of entities.parquet: the given one, the dataset's own, or None if there is none."""
     if data_args.entities is not None:
         return downloaded([data_args.entities], streaming=False)[0]
     if data_args.dataset.endswith(".parquet"):
@@ -231,7 +231,7 @@ def load_entities(path: str | None, rows: ParquetRows, args: MofiTrainingArgumen
     if path is None or "entity_labels" not in rows.column_names:
         if args.recipe != "contrastive":
             raise ValueError(
-                f"The recipe {args.recipe} needs entities, but the data set has no entities.parquet or no column "
+                f"The recipe {args.recipe} needs entities, but the dataset has no entities.parquet or no column "
                 "entity_labels. Build it with data_scripts.build_i2e, or set --recipe contrastive."
             )
         return None

@@ -1,4 +1,4 @@
-"""Tiny models and data sets, made in place; nothing here touches the network or the user's caches."""
+"""Tiny models and datasets, made in place; nothing here touches the network or the user's caches."""
 
 import io
 import os
@@ -25,7 +25,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 230)}
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path, monkeypatch):
-    """Data sets are prepared in the test's own folder, with one thread."""
+    """Datasets are prepared in the test's own folder, with one thread."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     torch.set_num_threads(1)
 

@@ -58,4 +58,4 @@ def test_a_flat_folder_is_evaluated_by_its_file_names(tmp_path, pixels, caplog):
     images = open_images(str(tmp_path / "images"))
     scores = evaluate_gpr1200(Benchmark(task="gpr1200"), pixels, query=images)
     assert np.nanmean(scores.by_query["Landmarks"]) == np.nanmean(scores.by_query["faces"]) == 1.0
-    assert "this data set 4: the value is not comparable" in caplog.text
+    assert "this dataset 4: the value is not comparable" in caplog.text

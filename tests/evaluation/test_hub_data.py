@@ -1,4 +1,4 @@
-"""Data sets, class names, prompts and heads on the Hub, by the real clients in processes of their own."""
+"""Datasets, class names, prompts and heads on the Hub, by the real clients in processes of their own."""
 
 import io
 import json
@@ -50,7 +50,7 @@ ASKED = {
     "me/colors any label": "ValueError me/colors has the splits train, test; choose one with --split",
     "me/colors val label": "ValueError me/colors has no split 'val', only train, test.",
     "me/colors test name": "ValueError me/colors has no column 'name'; it has image, label, entity_id",
-    "me/none any label": "FileNotFoundError me/none is neither here nor reachable as a data set on the Hub",
+    "me/none any label": "FileNotFoundError me/none is neither here nor reachable as a dataset on the Hub",
     "me/colors:large test label": "ValueError me/colors:large does not open: BuilderConfig 'large' not found",
 }
 RECIPE = """

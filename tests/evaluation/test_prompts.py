@@ -29,7 +29,7 @@ def test_an_unknown_list_names_those_there_are():
 
 
 def test_a_missing_file_is_looked_for_beside_the_data_set():
-    with pytest.raises(FileNotFoundError, match="templates.txt is neither here nor in the data set owner/data"):
+    with pytest.raises(FileNotFoundError, match="templates.txt is neither here nor in the dataset owner/data"):
         read_prompts("templates.txt", "owner/data")
 
 
@@ -52,7 +52,7 @@ def test_an_empty_line_is_an_empty_name_and_shifts_no_other(colors_file, tmp_pat
 
 
 def test_a_file_of_another_data_set_is_asked_for_there():
-    with pytest.raises(FileNotFoundError, match="names.txt is neither here nor in the data set owner/other"):
+    with pytest.raises(FileNotFoundError, match="names.txt is neither here nor in the dataset owner/other"):
         read_prompts("owner/other:names.txt", "owner/data")
 
 

@@ -18,7 +18,7 @@ from data_scripts.report import push
 
 REPO = "datasets/me/i2e"
 ROOT = Path(__file__).parents[3]
-# What somebody else does with the data set, in a process that knows nothing but the Hub's address.
+# What somebody else does with the dataset, in a process that knows nothing but the Hub's address.
 CHECK = """
 import hashlib, json, sys
 import datasets
@@ -104,6 +104,6 @@ def test_a_push_that_fails_says_why_and_leaves_the_data_set(
 ):
     break_hub(monkeypatch)
     pairs = write_pairs(tmp_path / "few.parquet", make_pairs(12))
-    with pytest.raises(error, match=f"{message}.*the data set is in"):
+    with pytest.raises(error, match=f"{message}.*the dataset is in"):
         main(recipe(pairs=pairs, push_to_hub="me/i2e"))
     assert len(datasets.load_dataset(str(tmp_path / "i2e"), split="train")) == 10

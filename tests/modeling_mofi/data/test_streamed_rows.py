@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub(folder):
-    """A server that has the data set as a repository, and its files at plain addresses too."""
+    """A server that has the dataset as a repository, and its files at plain addresses too."""
     with running_hub() as hub:
         hub.files[REPO] = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
         yield hub
