@@ -41,7 +41,7 @@ BUILD = {
     "min_images_per_entity": 1,
 }
 # Models of other people that the docs name; here as small ones of the same kind.
-CLIP_MODELS = ("openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
+CLIP_MODELS = tuple(f"openai/clip-vit-{size}" for size in ("base-patch16", "base-patch32", "large-patch14"))
 
 
 def prepare(folder: Path, root: Path) -> None:
