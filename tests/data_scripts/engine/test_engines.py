@@ -320,12 +320,16 @@ def test_short_work_is_left_to_the_first_task_unless_they_wait_for_one_another()
     assert [JobArray(2, index).share("abcd") for index in (0, 1)] == ["ac", "bd"]
 
 
-def signal_parent(batch, *, number):
-    """Shard one is at work when the run is told to stop."""
-    if batch["number"][0] == 10:
+def signal_parent(batch, *, number, sent):
+    """Shard one is at work when the run is told to stop; no later one ends before, however slowly a worker starts."""
+    first = batch["number"][0]
+    if first == 10:
         parent = multiprocessing.parent_process()
         os.kill(os.getpid() if parent is None else parent.pid, number)
+        sent.touch()
         time.sleep(0.3)
+    while first >= 20 and not sent.exists():
+        time.sleep(0.01)
     return batch
 
 
@@ -333,7 +337,8 @@ def signal_parent(batch, *, number):
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_signal_ends_a_run_when_the_shards_at_work_are_committed(num_processes, number, error, tmp_path):
     shards = [Shard(index, "test", "") for index in range(20)]
-    job = make_job(tmp_path, Step("signal", partial(signal_parent, number=number)))
+    sent = tmp_path / "sent"
+    job = make_job(tmp_path / "job", Step("signal", partial(signal_parent, number=number, sent=sent)))
     before = signal.getsignal(number)
     with pytest.raises(error) as ended, Engine(num_processes=num_processes) as engine:  # noqa: PT012
         run_job(job, single(shards), engine=engine)
@@ -343,7 +348,7 @@ def test_a_signal_ends_a_run_when_the_shards_at_work_are_committed(num_processes
     assert 1 in done
     assert done == [0, 1] or (num_processes == 2 and len(done) < 20)
     assert signal.getsignal(number) == before
-    assert not list(tmp_path.glob("*.tmp.*"))
+    assert not list(tmp_path.rglob("*.tmp.*"))
 
 
 def raise_signals(number):
