@@ -17,18 +17,17 @@ from transformers import (
 from .configuration_mofi import MofiConfig
 from .entity_head import MofiEntityHead
 from .image_processing_mofi import MofiImageProcessor
-from .modeling_mofi import (
+from .modeling_mofi import MofiModel, MofiOutput
+from .pretrained_mofi import MofiPreTrainedModel
+from .pretraining import MofiForPreTraining, MofiForPreTrainingOutput
+from .processing_mofi import MofiProcessor
+from .single_towers_mofi import (
     MofiForImageClassification,
-    MofiModel,
-    MofiOutput,
-    MofiPreTrainedModel,
     MofiTextModel,
     MofiTextModelWithProjection,
     MofiVisionModel,
     MofiVisionModelWithProjection,
 )
-from .pretraining import MofiForPreTraining, MofiForPreTrainingOutput
-from .processing_mofi import MofiProcessor
 
 
 __version__ = "0.1.0"  # Here alone; setup.py reads it.

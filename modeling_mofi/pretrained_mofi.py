@@ -15,18 +15,14 @@ from .configuration_mofi import MofiConfig
 
 
 PACKAGE = "modeling_mofi"
-# What a published checkpoint answers to besides `AutoModel`.
-AUTO_MAP = {
-    "AutoModel": "modeling_mofi.MofiModel",
-    "AutoModelForZeroShotImageClassification": "modeling_mofi.MofiModel",
-    "AutoModelForImageClassification": "modeling_mofi.MofiForImageClassification",
-}
 
 
 class MofiPreTrainedModel(PreTrainedModel):
     """Weight initialisation, loading and saving shared by MOFI's models."""
 
     config_class = MofiConfig
+    # What a checkpoint answers to besides the class that saved it.
+    auto_map = {"AutoModelForImageClassification": "single_towers_mofi.MofiForImageClassification"}
     base_model_prefix = "mofi"
     input_modalities = ("image", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
@@ -91,7 +87,10 @@ class MofiPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves weights and configuration, and with them the source files that load them without this package."""
         if self._auto_class is not None:
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
+            found = getattr(self.config, "auto_map", None) or {}
+            # Those of other models may name files that this one does not carry along.
+            kept = {name: path for name, path in found.items() if not name.startswith("AutoModel")}
+            self.config.auto_map = kept | self.auto_map
         super().save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

@@ -12,9 +12,11 @@ from transformers.utils import ModelOutput
 from .configuration_mofi import MofiConfig
 from .entity_head import MofiEntityHead
 from .losses_mofi import contrastive_loss
-from .modeling_mofi import MofiModel, MofiPreTrainedModel, unit_length
+from .modeling_mofi import MofiModel
 from .patch_dropout import keep_patches, prepare_for_kept_patches
+from .pretrained_mofi import MofiPreTrainedModel
 from .sharded_rows import load_rows, num_saved_rows, save_rows
+from .towers_mofi import unit_length
 
 
 HEAD_NAME = "entity_head"  # Name of the head's files beside the towers'.

@@ -165,6 +165,12 @@ def last_attended(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) 
     return (positions * attention_mask.view_as(input_ids).to(input_ids.device)).argmax(dim=-1)
 
 
+def unit_length(features: torch.Tensor) -> torch.Tensor:
+    """Scales each row of `[B, D]` to length 1."""
+    # Not `Tensor.norm`: sum and power export everywhere, as in CLIP.
+    return features / features.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
+
+
 class MofiConvStem(nn.Conv2d):
     """Patch embedding behind 3 x 3 convolutions of stride 2, each with group normalization and GELU.
 

@@ -26,7 +26,7 @@ PUBLISHED = ("configuration_mofi", "modeling_mofi", "image_processing_mofi", "pr
 PUBLISHED_NEEDS = {"torch", "transformers", "safetensors", "numpy", "PIL"}
 # What each room may import of its own part; the files beside the rooms that are not named here import what they like.
 FLAT = ("configuration_mofi", "modeling_mofi", "image_processing_mofi", "processing_mofi", "losses_mofi")
-FLAT += ("image_modes_mofi", "distributed_mofi", "pretrained_mofi", "towers_mofi")
+FLAT += ("image_modes_mofi", "distributed_mofi", "pretrained_mofi", "towers_mofi", "single_towers_mofi")
 FLAT += ("sharded_rows", "bundled", "recipe_parser", "user_errors", "whole_files")
 ROOMS = {
     "modeling_mofi": {

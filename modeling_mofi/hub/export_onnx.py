@@ -14,8 +14,8 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from ..modeling_mofi import MofiTextModelWithProjection, MofiVisionModelWithProjection
 from ..processing_mofi import MofiProcessor
+from ..single_towers_mofi import MofiTextModelWithProjection, MofiVisionModelWithProjection
 from ..user_errors import run_command
 
 

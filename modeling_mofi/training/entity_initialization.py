@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from ..data.entity_table import EntityTable
 from ..distributed_mofi import process_place
-from ..modeling_mofi import unit_length
 from ..pretraining import HEAD_NAME, MofiForPreTraining
 from ..processing_mofi import MofiProcessor
 from ..sharded_rows import num_saved_rows, row_blocks
+from ..towers_mofi import unit_length
 
 
 logger = logging.getLogger(__name__)
