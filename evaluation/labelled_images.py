@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from evaluation.open_rows import find_files, open_rows
-from modeling_mofi.data.images import UnreadableImage, decode_image, image_bytes
+from modeling_mofi.data.images import UnreadableImage, decode_image, image_bytes, locate_image
 
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,7 @@ class LabelledImages:
 
     def read(self, row: int) -> tuple[Image.Image, int]:
         """The upright RGB image of a row and a 63-bit hash of its file; raises UnreadableImage."""
-        image = self.pictures[row][self.image_column]
-        if image is not None and image["bytes"] is None and image["path"] is not None:
-            image = {"bytes": None, "path": locate_image(image["path"], self.folders)}
-        return read_image(image)
+        return read_hashed(self.pictures[row][self.image_column], folders=self.folders)
 
     @cached_property
     def pictures(self) -> datasets.Dataset:
@@ -125,18 +122,6 @@ def image_folders(data: str, image_root: str | None) -> tuple[str, ...]:
     beside = sorted({str(path if path.is_dir() else path.parent) for path in found})
     caches = [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
     return tuple(map(os.path.abspath, [*([image_root] if image_root else beside), *caches]))
-
-
-def locate_image(path: str, folders: Sequence[str]) -> str:
-    """Absolute path of an image file that a row names; a dataset of others may name any file of this machine.
-
-    Raises:
-        UnreadableImage: If it lies in none of the folders.
-    """
-    located = os.path.normpath(os.path.join(folders[0], path))
-    if not any(Path(located).is_relative_to(folder) for folder in folders):
-        raise UnreadableImage(f"{located} lies outside {folders[0]}, the folder of the data; give --image_root")
-    return located
 
 
 def fingerprint_rows(rows: datasets.Dataset, image_column: str, folders: Sequence[str]) -> str:
@@ -229,8 +214,8 @@ def read_row_ids(rows: datasets.Dataset, *, id_column: str | None, image_column:
     return row_ids
 
 
-def read_image(image: dict[str, Any] | None) -> tuple[Image.Image, int]:
-    """Decodes `{"bytes", "path"}` and hashes the file; raises UnreadableImage with the reason if it cannot."""
-    content = image_bytes(image)
+def read_hashed(image: dict[str, Any] | None, *, folders: Sequence[str] = ()) -> tuple[Image.Image, int]:
+    """The RGB image of `{"bytes", "path"}` and a 63-bit hash of its file; raises UnreadableImage with the reason."""
+    content = image_bytes(image, folders=folders)
     digest = hashlib.blake2b(content, digest_size=8).digest()
     return decode_image(content).pixels, int.from_bytes(digest, "big") >> 1

@@ -69,7 +69,8 @@ class PositionDataset(torch.utils.data.Dataset):
     comes back counts them.
 
     Args:
-        rows: `ParquetRows`, or any sequence of dicts whose `image` is undecoded: `{"bytes", "path"}`.
+        rows: `ParquetRows`, or any sequence of dicts whose `image` is undecoded: `{"bytes", "path"}`. A path is read
+            only below one of the rows' `folders`.
         min_side: Pixels of the shorter side down to which larger images may be shrunk while they are decoded.
         keep_decoded: Keeps every image in memory after its first use, shrunk to `min_side`.
     """
@@ -77,6 +78,7 @@ class PositionDataset(torch.utils.data.Dataset):
     def __init__(self, rows: Any, *, min_side: int, keep_decoded: bool = False):
         self.rows, self.min_side = rows, min_side
         self.decoded: dict[int, Image.Image] | None = {} if keep_decoded else None
+        self.folders = getattr(rows, "folders", ())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,9 +111,9 @@ class PositionDataset(torch.utils.data.Dataset):
 
     def _image(self, index: int, encoded: Any) -> Image.Image:
         if self.decoded is None:
-            return read_image(encoded, shrink_to=self.min_side)
+            return read_image(encoded, shrink_to=self.min_side, folders=self.folders)
         if index not in self.decoded:
-            image = read_image(encoded, shrink_to=self.min_side)
+            image = read_image(encoded, shrink_to=self.min_side, folders=self.folders)
             factor = min(1.0, self.min_side / min(image.size))
             size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
             self.decoded[index] = image if factor == 1.0 else image.resize(size, Image.Resampling.BOX)

@@ -11,9 +11,10 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -78,10 +79,17 @@ class DecodedImage:
     is_plain: bool
 
 
-def read_image(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS, shrink_to: int | None = None) -> Image.Image:
+def read_image(
+    source: Any,
+    *,
+    bounds: ImageBounds = DEFAULT_BOUNDS,
+    shrink_to: int | None = None,
+    folders: Sequence[str] | None = None,
+) -> Image.Image:
     """An RGB image out of `{"bytes", "path"}`, bytes, a path or a Pillow image.
 
     Args:
+        folders: As for `locate_image`, where the source is a row of a dataset; None follows a user's path anywhere.
         shrink_to: Lets the JPEG decoder shrink the image, to no less than this many pixels of its shorter side.
 
     Raises:
@@ -89,11 +97,12 @@ def read_image(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS, shrink_to: 
     """
     if isinstance(source, Image.Image):
         return decode_opened(source)
-    return decode_image(image_bytes(source, bounds=bounds), bounds=bounds, shrink_to=shrink_to).pixels
+    data = image_bytes(source, bounds=bounds, folders=folders)
+    return decode_image(data, bounds=bounds, shrink_to=shrink_to).pixels
 
 
-def image_bytes(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS) -> bytes:
-    """The encoded image behind `{"bytes", "path"}`, bytes or a path.
+def image_bytes(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS, folders: Sequence[str] | None = None) -> bytes:
+    """The encoded image behind `{"bytes", "path"}`, bytes or a path; arguments as for `read_image`.
 
     Raises:
         UnreadableImage: With the reason.
@@ -103,12 +112,30 @@ def image_bytes(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS) -> bytes:
     if source is None or source == "":
         raise UnreadableImage("no image")
     if isinstance(source, (str, os.PathLike)):
-        return read_file(source, max_bytes=bounds.max_bytes)
+        path = source if folders is None else locate_image(source, folders)
+        return read_file(path, max_bytes=bounds.max_bytes)
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise UnreadableImage(f"image column holds a {type(source).__name__}")
     if len(source) > bounds.max_bytes:
         raise UnreadableImage("image file too large")
     return bytes(source)
+
+
+def locate_image(path: str | os.PathLike, folders: Sequence[str]) -> str:
+    """Absolute path of an image file that a row names; a dataset of others may name any file of this machine.
+
+    Args:
+        folders: Absolute paths of where image files may lie; a relative path starts at the first. Links are followed.
+
+    Raises:
+        UnreadableImage: If it lies in none of the folders.
+    """
+    if found := URI.match(os.fspath(path)):
+        raise UnreadableImage("image is a data URI" if found[1] else "image is a URL")
+    located = os.path.normpath(os.path.join(folders[0] if folders else os.sep, path))
+    if not any(Path(located).is_relative_to(folder) for folder in folders):
+        raise UnreadableImage("image path outside the folder of the data")
+    return located
 
 
 def read_file(path: str | os.PathLike, *, max_bytes: int = DEFAULT_BOUNDS.max_bytes) -> bytes:

@@ -66,6 +66,11 @@ class ParquetRows(Sequence):
         """Keys of every row."""
         return list(self.columns.values())
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where image files that rows name may lie: beside the Parquet files; nowhere for those at a URL."""
+        return tuple(sorted({os.path.dirname(os.path.abspath(file)) for file in self.files if "://" not in file}))
+
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tiny import COLORS, picture, write_entities
+from tiny import COLORS, IMAGE_TYPE, picture, write_entities
 
 from modeling_mofi.data.augmentation import Augmentation
 from modeling_mofi.data.collator import (
@@ -114,6 +114,20 @@ def test_the_next_readable_image_stands_in_and_is_counted(caplog):
         row = PositionDataset(rows, min_side=16)[3]
     assert (row["image_id"], row["alt_text"], row["num_unreadable"], row["position"]) == ("good", "yes", 2, 3)
     assert "image bad-0 is left out" in caplog.text
+
+
+def test_a_row_reads_image_files_beside_its_parquet_file_and_nowhere_else(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("data/inside.png", "secret.png"):
+        (tmp_path / name).write_bytes(picture())
+    paths = ["inside.png", "../secret.png", str(tmp_path / "secret.png"), str(tmp_path / "data" / "inside.png")]
+    images = pa.array([{"bytes": None, "path": path} for path in paths], IMAGE_TYPE)
+    pq.write_table(pa.table({"image": images}), tmp_path / "data" / "rows.parquet")
+    dataset = PositionDataset(ParquetRows([str(tmp_path / "data" / "rows.parquet")], {"image": "image"}), min_side=16)
+    assert [dataset[place]["num_unreadable"] for place in range(4)] == [0, 2, 1, 0]
+    assert PositionDataset([{"image": str(tmp_path / "secret.png")}, {"image": picture()}], min_side=16)[0][
+        "num_unreadable"
+    ]
 
 
 def test_decoded_images_are_kept_small():
