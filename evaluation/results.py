@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def mean_with_interval(scores: np.ndarray, *, num_resamples: int = 1000, seed: i
 def write_results(path: Path, results: list[Result], *, settings: dict[str, Any], published: Published) -> None:
     """Writes `path` (JSON) and beside it the tables (`.md`) and metadata for model cards (`.model-index.json`)."""
     document = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "settings": settings,
         "versions": {"python": platform.python_version(), **installed_versions()},

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tomllib
 import torch
 import yaml
 from hub_server import TOKEN, running_hub
