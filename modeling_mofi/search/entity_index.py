@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from .entity_index_files import (
     download,
     read_vectors,
 )
-from .vector_search import VectorSearch
+from .vector_search import VectorSearch, check_lists
 
 
 logger = logging.getLogger(__name__)
@@ -83,9 +84,9 @@ class EntityIndex:
     """
 
     def __init__(self, vectors: torch.Tensor, entities: Entities, encoder: MofiEncoder, *, source: str = "text"):
+        check_lists(vectors=vectors, **{name: entities[name] for name in COLUMNS})
         entities = {name: [value or "" for value in entities[name]] for name in COLUMNS}
-        if any(len(column) != len(vectors) for column in entities.values()):
-            raise ValueError(f"There are {len(vectors)} vectors and {len(entities['entity_id'])} entities.")
+        check_distinct(entities["entity_id"])
         if vectors.shape[1] != encoder.projection_dim:
             raise ValueError(f"Vectors of size {vectors.shape[1]} do not fit a model of {encoder.projection_dim}.")
         self._search = VectorSearch(vectors)
@@ -153,18 +154,21 @@ class EntityIndex:
             entity_ids: By default `user:` and the name.
 
         Raises:
-            ValueError: If an id is in the index already, or the lists are of unequal length.
+            ValueError: If an id is in the index already or given twice, or the lists are of unequal length.
         """
-        if isinstance(names, str):
-            raise ValueError(f"names is the text {names!r}; give a list of names, one per entity.")
-        entity_ids = [f"user:{name}" for name in names] if entity_ids is None else list(entity_ids)
-        if not len(names) == len(descriptions) == len(entity_ids):
-            lengths = f"{len(names)} names, {len(descriptions)} descriptions and {len(entity_ids)} ids"
-            raise ValueError(f"There are {lengths}; give one of each per entity.")
+        check_lists(names=names, descriptions=descriptions)
+        if entity_ids is None:
+            entity_ids = [f"user:{name}" for name in names]
+        check_lists(names=names, entity_ids=entity_ids)
+        check_distinct(entity_ids)
         if known := set(entity_ids) & set(self.entities["entity_id"]):
             raise ValueError(f"The index has {', '.join(sorted(known)[:3])} already.")
         vectors = self.encoder.encode_entities(names, descriptions).to(self.vectors.dtype)
-        added = {"entity_id": entity_ids, "name": list(names), "description": [text or "" for text in descriptions]}
+        added = {
+            "entity_id": list(entity_ids),
+            "name": list(names),
+            "description": [text or "" for text in descriptions],
+        }
         self._search = VectorSearch(torch.cat([self.vectors, vectors]))
         self.entities = {name: self.entities[name] + added[name] for name in COLUMNS}
 
@@ -198,10 +202,12 @@ class EntityIndex:
 
         Args:
             entity_ids: What each image shows; None, or an id that is not in the index, for nothing known.
+
+        Raises:
+            ValueError: If there is not one id per query, or no image of a known entity.
         """
         similarities, rows = self._search.top_k(self.encoder.encode(queries), k=NUM_WEIGHED)
-        if len(entity_ids) != len(rows):
-            raise ValueError(f"There are {len(rows)} images and {len(entity_ids)} entity ids; give one id per image.")
+        check_lists(queries=rows, entity_ids=entity_ids)
         places = {entity_id: row for row, entity_id in enumerate(self.entities["entity_id"])}
         wanted = torch.tensor([places.get(entity_id, -1) for entity_id in entity_ids])
         is_right = (rows == wanted[:, None]) & (wanted >= 0)[:, None]
@@ -289,6 +295,13 @@ class EntityIndex:
         if settings["calibration"] is not None:
             index.calibration = Calibration(**settings["calibration"])
         return index
+
+
+def check_distinct(entity_ids: Sequence[str]) -> None:
+    """Refuses ids that occur twice: the index could not say which of their rows is meant."""
+    if len(set(entity_ids)) < len(entity_ids):
+        repeated = [entity_id for entity_id, count in Counter(entity_ids).items() if count > 1]
+        raise ValueError(f"{len(repeated)} entity ids occur more than once: {', '.join(map(str, repeated[:3]))}.")
 
 
 def probe(encoder: MofiEncoder) -> torch.Tensor:

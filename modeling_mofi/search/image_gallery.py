@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.images import UnreadableImage, read_image
 from .encoder import MofiEncoder, Queries
-from .vector_search import VectorSearch
+from .vector_search import VectorSearch, check_lists
 
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ class ImageGallery:
     """
 
     def __init__(self, vectors: torch.Tensor, paths: Sequence[str], encoder: MofiEncoder):
-        if len(vectors) != len(paths):
-            raise ValueError(f"There are {len(vectors)} vectors and {len(paths)} paths.")
+        check_lists(vectors=vectors, paths=paths)
         self.vectors, self.paths, self.encoder = vectors, list(paths), encoder
         self.unreadable: dict[str, str] = {}
 

@@ -1,5 +1,8 @@
 """Exact search by inner product among millions of vectors: with torch, in half precision also with faiss."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -73,3 +76,13 @@ def chunked_top_k(
         best, order = best.topk(min(k, best.shape[1]), dim=1)
         rows = rows.gather(1, order)
     return best, rows
+
+
+def check_lists(**lists: Sequence[Any]) -> None:
+    """Refuses a text in place of a list, which would be read letter by letter, and lists of unequal length."""
+    for name, values in lists.items():
+        if isinstance(values, (str, bytes)):
+            raise ValueError(f"{name} is the text {values!r}; give a list, with one value per row.")
+    if len({len(values) for values in lists.values()}) > 1:
+        counts = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise ValueError(f"There are {counts}; give one of each per row.")

@@ -299,16 +299,35 @@ def test_batches_do_not_change_a_gallery(gallery, encoder, tmp_path, monkeypatch
     torch.testing.assert_close(again.vectors, gallery.vectors)
 
 
-def test_lists_of_unequal_length_are_refused(checkpoint):
+def test_a_text_is_no_list_and_lists_are_of_equal_length(checkpoint, encoder):
     index = EntityIndex.from_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="2 names, 1 descriptions and 2 ids"):
+    with pytest.raises(ValueError, match="2 names, 1 descriptions; give one of each"):
         index.add_entities(["a", "b"], ["only one"])
-    with pytest.raises(ValueError, match="1 names, 1 descriptions and 2 ids"):
+    with pytest.raises(ValueError, match="1 names, 2 entity_ids"):
         index.add_entities(["a"], [None], entity_ids=["x", "y"])
-    with pytest.raises(ValueError, match="names is the text 'a dog'"):
-        index.add_entities("a dog", "an animal")
-    with pytest.raises(ValueError, match="4 images and 3 entity ids"):
+    with pytest.raises(ValueError, match="4 queries, 3 entity_ids"):
         index.calibrate(pictures(), ["Q0", "Q1", None])
+    for arguments, name in ((("ab", ["", ""]), "names"), ((["x", "y"], "ab"), "descriptions")):
+        with pytest.raises(ValueError, match=f"{name} is the text 'ab'; give a list"):
+            index.add_entities(*arguments)
+    with pytest.raises(ValueError, match="entity_ids is the text 'ab'"):
+        index.add_entities(["x", "y"], [None, None], entity_ids="ab")
+    with pytest.raises(ValueError, match="entity_ids is the text 'Q0'"):
+        index.calibrate(pictures()[:2], "Q0")
+    with pytest.raises(ValueError, match="paths is the text 'ab'"):
+        ImageGallery(torch.eye(16)[:2], "ab", encoder)
+    assert len(index) == 4 and index.calibration is None
+
+
+def test_an_id_stands_for_one_entity(checkpoint, encoder):
+    index = EntityIndex.from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="1 entity ids occur more than once: mine:1"):
+        index.add_entities(["a", "b"], [None, None], entity_ids=["mine:1", "mine:1"])
+    with pytest.raises(ValueError, match="more than once: user:a"):
+        index.add_entities(["a", "a"], ["a letter", "a note"])
+    entities = {"entity_id": ["Q1", "Q1"], "name": ["A", "B"], "description": ["", ""]}
+    with pytest.raises(ValueError, match="more than once: Q1"):
+        EntityIndex(torch.eye(16)[:2], entities, encoder)
     assert len(index) == 4
 
 
