@@ -14,7 +14,7 @@ STEM_GROUPS = 8  # Groups of channels that the stem normalises together.
 class MofiConfig(PreTrainedConfig):
     r"""Architecture of a MOFI model; what belongs to the training recipe is in `MofiTrainingArguments`.
 
-    Args:
+    Attributes:
         vision_config: Configuration of an image encoder that has a `pooler_output`, or its fields with `model_type`
             (CLIP's without): CLIP, SigLIP, DINOv2 and v3, ViT, AIMv2, MLCD, ConvNeXt V2 and others.
         text_config: Configuration of a text encoder, or its fields with `model_type` (CLIP's without): CLIP, SigLIP,

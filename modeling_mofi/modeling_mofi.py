@@ -67,8 +67,7 @@ class MofiModel(MofiPreTrainedModel):
     >>> model = AutoModel.from_pretrained("runs/sample/mofi")
     >>> processor = AutoProcessor.from_pretrained("runs/sample/mofi")
     >>> inputs = processor(images=image, text=["a flag", "a fruit"], return_tensors="pt")
-    >>> model(**inputs).image_embeds.shape
-    torch.Size([1, 128])
+    >>> image_embeds = model(**inputs).image_embeds  # [1, D], unit length
     ```
     """
 

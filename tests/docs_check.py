@@ -1,6 +1,8 @@
-"""Runs the commands and snippets of README.md and docs/*.md, page by page from top to bottom, on tiny data.
+"""Runs the commands, snippets and notebooks of README.md and docs/, page by page from top to bottom, on tiny data.
 
     python tests/docs_check.py [docs/use.md ...]
+
+The examples of docstrings are run too, each module with some as a page.
 
 Each page gets a folder of its own with a link to everything of this repository, and what pages take as given (see
 `docs_workspace`). The Hub is `hub_server`. What is run otherwise than it stands there, or not at all, is declared
@@ -8,6 +10,8 @@ below; a declaration that no page needs is an error.
 """
 
 import contextlib
+import doctest
+import importlib
 import io
 import json
 import os
@@ -27,7 +31,12 @@ from hub_server import TOKEN, running_hub
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+SOURCES = [
+    path for package in ("modeling_mofi", "data_scripts", "evaluation") for path in (ROOT / package).rglob("*.py")
+]
+EXAMPLES = sorted(path for path in SOURCES if ">>>" in path.read_text(encoding="utf-8"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.rglob("*.ipynb")), *EXAMPLES]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TIMEOUT_SECONDS = 900
 # Not run, by what the command begins with, and why.
@@ -35,6 +44,8 @@ SKIPPED = {
     "python -m data_scripts.build_knowledge_base --source hub": "fetches gigabytes from the Hub",
     "make ": "runs for minutes, and is checked by being run itself",
     "pip install": "the environment that this runs in was made by it",
+    "python -m spacy download": "fetches spaCy's model, which is installed here",
+    'model = MofiModel.from_towers("facebook/dinov3': "loads two encoders of the Hub",
     "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of datasets on the Hub",
     "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of datasets on the Hub",
     "accelerate launch train.py configs/finetune.yaml --init_from facebook/dinov3": "loads two encoders of the Hub",
@@ -47,6 +58,8 @@ REPLACED = {
     r"^accelerate launch ": "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no --cpu ",
     r"(data_scripts\.build_i2e configs/build_i2e\.yaml)": r"\1 tiny_build.yaml",
+    r"(mofi build configs/build_i2e\.yaml)": r"\1 tiny_build.yaml",
+    r"(mofi train configs/train_b16\.yaml)": r"\1 tiny_train.yaml",
     r"(data_scripts\.build_i2e configs/build_sample\.yaml)": r"\1 tiny_sample_build.yaml",
 }
 
@@ -61,6 +74,14 @@ class Page:
         self.path, self.names, self.used = path, {"__name__": "__main__"}, Counter()
 
     def run(self) -> None:
+        if self.path.suffix == ".md":
+            self.run_blocks()
+        elif self.path.suffix == ".ipynb":
+            self.run_notebook()
+        else:
+            self.run_examples()
+
+    def run_blocks(self) -> None:
         for language, code in BLOCK.findall(self.path.read_text(encoding="utf-8")):
             if language == "python":
                 self.run_snippet(code)
@@ -74,17 +95,58 @@ class Page:
         self.used["snippets"] += 1
 
     def run_command(self, command: str) -> None:
+        if self.is_skipped(command):
+            return
+        command = self.replaced(command)
+        print(f"  $ {command}", flush=True)
+        serve(command) if "demo/app.py" in command else finish(command)
+        self.used["commands"] += 1
+
+    def is_skipped(self, command: str) -> bool:
         for start, reason in SKIPPED.items():
             if command.startswith(start):
                 print(f"  skipped ({reason}): {command}", flush=True)
                 self.used[start] += 1
-                return
+                return True
+        return False
+
+    def replaced(self, command: str) -> str:
         for pattern, replacement in REPLACED.items():
             command, count = re.subn(pattern, replacement, command)
             self.used[pattern] += count
-        print(f"  $ {command}", flush=True)
-        serve(command) if "demo/app.py" in command else finish(command)
-        self.used["commands"] += 1
+        return command
+
+    def run_notebook(self) -> None:
+        """Runs all cells in a kernel of their own; a cell that raises ends the run with its traceback."""
+        import nbformat
+        from nbclient import NotebookClient
+
+        notebook = nbformat.read(self.path, as_version=4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for cell in cells:
+            cell.source = self.replaced(cell.source)
+        NotebookClient(notebook, timeout=TIMEOUT_SECONDS, kernel_name="python3").execute()
+        print(f"  {len(cells)} cells", flush=True)
+        self.used["snippets"] += len(cells)
+
+    def run_examples(self) -> None:
+        """Runs the examples of a module's docstrings, which take `image` and `processor` as given."""
+        from PIL import Image
+
+        from modeling_mofi import MofiProcessor
+
+        name = ".".join(self.path.relative_to(ROOT).with_suffix("").parts)
+        given = {"image": Image.open("flag.png"), "processor": MofiProcessor.from_pretrained("runs/sample/mofi")}
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+        for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
+            docstring = re.sub(r"^ *```.*$", "", test.docstring or "", flags=re.MULTILINE)  # No expected output.
+            examples = doctest.DocTestParser().get_examples(docstring)
+            test.examples = [example for example in examples if not self.is_skipped(example.source)]
+            test.globs |= given
+            runner.run(test)
+            self.used["snippets"] += bool(test.examples)
+        if runner.failures:
+            raise RuntimeError(f"{runner.failures} examples of {name} fail")
 
 
 def commands(code: str) -> list[str]:

@@ -12,13 +12,24 @@ from transformers import TrainingArguments
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "model_card.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOT_PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG", "model_card")]
+PAGES = [*ROOT_PAGES, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Files whose dataclass fields or arguments are the flags of a command.
 FLAG_FILES = {
     "train.py": [f"modeling_mofi/training/{name}.py" for name in ("run", "arguments", "model_building")],
     "evaluate_mofi.py": ["evaluate_mofi.py", "evaluation/benchmark.py"],
     "data_scripts/build_i2e.py": ["data_scripts/arguments.py"],
+}
+# What the commands of `mofi` run.
+SCRIPTS = {
+    "build": "data_scripts/build_i2e.py",
+    "build-knowledge-base": "data_scripts/build_knowledge_base.py",
+    "train": "train.py",
+    "evaluate": "evaluate_mofi.py",
+    "publish": "modeling_mofi/hub/publishing.py",
+    "convert": "modeling_mofi/hub/convert_apple.py",
+    "export-onnx": "modeling_mofi/hub/export_onnx.py",
 }
 NEEDS_NO_PACKAGE = ("modeling_mofi", "transformers", "torch", "PIL")
 
@@ -36,12 +47,14 @@ def blocks(language):
 def commands(code):
     """Words of each command of this project in a block."""
     for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True) if "python" in line or "accelerate" in line else []
+        words = shlex.split(line, comments=True) if line.startswith(("python ", "accelerate ", "mofi ")) else []
         if words[:2] == ["accelerate", "launch"]:
             yield words[2:]
-        elif words[:2] == ["python", "-m"]:
+        elif words[:2] == ["python", "-m"] and words[2].startswith(("data_scripts.", "modeling_mofi.", "benchmarks.")):
             yield [words[2].replace(".", "/") + ".py", *words[3:]]
-        elif words[:1] == ["python"] and words[1] != "-c":
+        elif words[:1] == ["mofi"] and words[1] in SCRIPTS:
+            yield [SCRIPTS[words[1]], *words[2:]]
+        elif words[:1] == ["python"] and words[1] not in ("-c", "-m"):
             yield words[1:]
 
 

@@ -9,11 +9,16 @@ The scores are dot products in fp32: pass rows of unit length for the cosine. Eq
 of classes with equal votes the one with the nearest neighbour wins.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
 import torch
 
+
+Rows = np.ndarray | torch.Tensor  # [rows, D]
+Labels = Sequence[str] | Sequence[int] | np.ndarray
 
 SCORES_PER_CHUNK = 2**24  # 64 MiB of fp32
 GALLERY_PER_CHUNK = 2**17
@@ -32,10 +37,10 @@ Returns:
 
 
 def knn_correct(
-    query_embeds,
-    query_labels,
-    gallery_embeds=None,
-    gallery_labels=None,
+    query_embeds: Rows,
+    query_labels: Labels,
+    gallery_embeds: Rows | None = None,
+    gallery_labels: Labels | None = None,
     *,
     k: int = 1,
     temperature: float | None = None,
@@ -62,7 +67,7 @@ def knn_correct(
     return vote(scores.cpu(), labels[neighbours.cpu().numpy()], temperature) == query_labels
 
 
-def one_per_row(labels, embeds, name: str) -> np.ndarray:
+def one_per_row(labels: Labels | None, embeds: Rows, name: str) -> np.ndarray:
     """The labels as an array; raises a ValueError unless there is one per embedding."""
     if labels is None or len(labels) != len(embeds):
         found = "no" if labels is None else len(labels)
@@ -157,7 +162,7 @@ def finite_rows(embeds, name: str) -> torch.Tensor:
     return embeds
 
 
-def check_labels(labels) -> list:
+def check_labels(labels: Labels) -> list[str] | list[int]:
     """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
 
     Raises:

@@ -8,11 +8,16 @@ A gallery row is relevant when its label equals the query's. The scores are dot 
 length for the cosine. Equal scores rank by gallery index.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
 import torch
 
+
+Rows = np.ndarray | torch.Tensor  # [rows, D]
+Labels = Sequence[str] | Sequence[int] | np.ndarray
 
 SCORES_PER_CHUNK = 2**24  # 64 MiB of fp32
 
@@ -29,7 +34,12 @@ Returns:
 
 
 def best_rank(
-    query_embeds, query_labels, gallery_embeds, gallery_labels, *, scores_per_chunk: int = SCORES_PER_CHUNK
+    query_embeds: Rows,
+    query_labels: Labels,
+    gallery_embeds: Rows,
+    gallery_labels: Labels,
+    *,
+    scores_per_chunk: int = SCORES_PER_CHUNK,
 ) -> np.ndarray:
     """Rank, from 1, of each query's best relevant row; float64 of shape (num_queries,), NaN where none is relevant.
 
@@ -78,7 +88,7 @@ def recall(ranks: np.ndarray, k: int) -> np.ndarray:
     return np.where(np.isnan(ranks), np.nan, ranks <= k)
 
 
-def finite_rows(embeds, labels, name: str) -> torch.Tensor:
+def finite_rows(embeds: Rows, labels: Labels, name: str) -> torch.Tensor:
     """fp32 tensor of shape (rows, D) with one label per row and finite values, or a ValueError that names the rows."""
     embeds = torch.as_tensor(embeds).float()
     if embeds.ndim != 2 or not len(embeds):
@@ -91,7 +101,7 @@ def finite_rows(embeds, labels, name: str) -> torch.Tensor:
     return embeds
 
 
-def encode_labels(*labels) -> torch.Tensor:
+def encode_labels(*labels: Labels) -> torch.Tensor:
     """Integer codes, equal where the labels are equal, for all groups of labels one after the other."""
     groups = [np.asarray(group) for group in labels]
     if len({group.dtype.kind in "US" for group in groups}) > 1:
@@ -99,7 +109,7 @@ def encode_labels(*labels) -> torch.Tensor:
     return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
 
 
-def check_labels(labels) -> list:
+def check_labels(labels: Labels) -> list[str] | list[int]:
     """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
 
     Raises:

@@ -8,6 +8,7 @@
 The scores are dot products in fp32: pass rows of unit length for the cosine. Equal scores rank by gallery index.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
@@ -15,6 +16,9 @@ import evaluate
 import numpy as np
 import torch
 
+
+Rows = np.ndarray | torch.Tensor  # [rows, D]
+Labels = Sequence[str] | Sequence[int] | np.ndarray
 
 SCORES_PER_CHUNK = 2**23  # 32 MiB of fp32
 
@@ -31,10 +35,10 @@ Returns:
 
 
 def average_precision(
-    query_embeds,
-    query_labels,
-    gallery_embeds=None,
-    gallery_labels=None,
+    query_embeds: Rows,
+    query_labels: Labels,
+    gallery_embeds: Rows | None = None,
+    gallery_labels: Labels | None = None,
     *,
     keep_query: bool = False,
     scores_per_chunk: int = SCORES_PER_CHUNK,
@@ -140,7 +144,7 @@ def prepare_rows(query_embeds, query_labels, gallery_embeds, gallery_labels) -> 
     return query, gallery, codes[: len(query)], codes[len(query) :]
 
 
-def finite_rows(embeds, labels, name: str) -> torch.Tensor:
+def finite_rows(embeds: Rows, labels: Labels, name: str) -> torch.Tensor:
     """fp32 tensor of shape (rows, D) with one label per row and finite values, or a ValueError that names the rows."""
     embeds = torch.as_tensor(embeds).float()
     if embeds.ndim != 2 or not len(embeds):
@@ -153,7 +157,7 @@ def finite_rows(embeds, labels, name: str) -> torch.Tensor:
     return embeds
 
 
-def encode_labels(*labels) -> torch.Tensor:
+def encode_labels(*labels: Labels) -> torch.Tensor:
     """Integer codes, equal where the labels are equal, for all groups of labels one after the other."""
     groups = [np.asarray(group) for group in labels]
     if len({group.dtype.kind in "US" for group in groups}) > 1:
@@ -161,7 +165,7 @@ def encode_labels(*labels) -> torch.Tensor:
     return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
 
 
-def check_labels(labels) -> list:
+def check_labels(labels: Labels) -> list[str] | list[int]:
     """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
 
     Raises:
