@@ -138,9 +138,9 @@ class MofiDataCollator:
 
     ```python
     >>> collator = MofiDataCollator(processor, image_size=(48, 48), text_proportions={"alt_text": 1.0})
-    >>> batch = collator([{"image": image, "alt_text": "Flag of Peru", "entity_labels": [7], "position": 0}])
-    >>> {name: tuple(values.shape) for name, values in batch.items()}
-    {'pixel_values': (1, 3, 48, 48), 'entity_labels': (1,), 'input_ids': (1, 5), 'attention_mask': (1, 5)}
+    >>> batch = collator([{"image": image, "alt_text": "Flag of Peru", "position": 0}])
+    >>> batch["pixel_values"].shape, batch["input_ids"].shape
+    (torch.Size([1, 3, 48, 48]), torch.Size([1, 5]))
     ```
     """
 
