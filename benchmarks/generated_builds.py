@@ -54,7 +54,7 @@ def write_pairs(
     """Writes pairs with distinct texts of about eight words, one of them a name; the images take turns.
 
     Args:
-        num_new_words: Words of each text that no other text has.
+        num_new_words: Words of each text that no other text has; the text is then the name and these words.
     """
     names = open_knowledge_base(knowledge_base).table["name"].to_pylist()
     generator = random.Random(0)
@@ -62,14 +62,17 @@ def write_pairs(
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, num_pairs, ROWS_PER_WRITE):
             numbers = range(first, min(first + ROWS_PER_WRITE, num_pairs))
-            texts = [
-                " ".join([f"a photo of {generator.choice(names)} on the table, number {number}", *new_words])
-                for number in numbers
-                for new_words in [map(invent_word, range(number * num_new_words, (number + 1) * num_new_words))]
-            ]
+            texts = [write_text(generator.choice(names), number, num_new_words=num_new_words) for number in numbers]
             content = [images[number % len(images)] for number in numbers]
             writer.write_table(pa.table({"image": content, "alt_text": texts}, schema=schema))
     return str(path)
+
+
+def write_text(name: str, number: int, *, num_new_words: int) -> str:
+    """A text with a name; with new words, these alone beside it, as a NER model's time grows with the words."""
+    if not num_new_words:
+        return f"a photo of {name} on the table, number {number}"
+    return " ".join([name, *map(invent_word, range(number * num_new_words, (number + 1) * num_new_words))])
 
 
 def invent_word(number: int) -> str:
