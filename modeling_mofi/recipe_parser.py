@@ -91,19 +91,21 @@ def flag_name(flag: str) -> str:
 
 
 def take_nulls(argv: Sequence[str], kinds: Sequence[type]) -> tuple[list[str], list[str]]:
-    """Takes `--key null` and `--key=null` out of flags, where the key may be None; returns the rest and the keys."""
+    """Takes `--key null` and `--key=null` out of flags, where the key may be None; returns the rest and the keys.
+
+    Of a key that is given twice the later one stays, null or not.
+    """
     hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
-    rest: list[str] = []
-    nulls: list[str] = []
+    groups: dict[str, list[str]] = {"": []}  # A flag with its values.
+    name = ""
     for token in argv:
-        flag, _, value = token.partition("=") if token.startswith("--") else (rest[-1] if rest else "", "", token)
-        if value != NULL or not flag.startswith("--") or type(None) not in get_args(hints.get(flag_name(flag))):
-            rest.append(token)
-            continue
-        if token == NULL:
-            rest.pop()
-        nulls.append(flag_name(flag))
-    return rest, nulls
+        if token.startswith("--"):
+            name = flag_name(token)
+            groups.pop(name, None)
+            groups[name] = []
+        groups[name] += token.split("=", 1) if token.startswith("--") and token.endswith(f"={NULL}") else [token]
+    nulls = [key for key, words in groups.items() if words[1:] == [NULL] and type(None) in get_args(hints.get(key))]
+    return [word for key, words in groups.items() if key not in nulls for word in words], nulls
 
 
 def recipe_as_flags(recipe: dict[str, Any]) -> list[str]:

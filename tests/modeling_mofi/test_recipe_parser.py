@@ -66,6 +66,20 @@ def test_a_flag_may_say_null_over_a_recipe(tmp_path, flags):
     assert parse(tmp_path, "data: a\nnum_steps: 3\n", *flags).num_steps is None
 
 
+LATER = [
+    (["--num_steps", "4", "--num_steps", "null"], None),
+    (["--num_steps=4", "--data", "b", "--num-steps=null"], None),
+    (["--num_steps", "null", "--num_steps", "4"], 4),
+    (["--num-steps=null", "--num_steps=4"], 4),
+    (["--num_steps", "4", "--num-steps", "5"], 5),
+]
+
+
+@pytest.mark.parametrize(("flags", "expected"), LATER, ids=[" ".join(flags) for flags, _ in LATER])
+def test_of_a_flag_that_is_given_twice_the_later_wins(tmp_path, flags, expected):
+    assert parse(tmp_path, "data: a\nnum_steps: 3\n", *flags).num_steps == expected
+
+
 def test_null_is_no_text_where_a_text_may_be_missing_and_text_where_not():
     assert parse_recipe(Settings, ["--data", "null", "--model", "null"])[0] == Settings("null", model=None)
 
