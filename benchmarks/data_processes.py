@@ -55,7 +55,7 @@ def main() -> None:
         knowledge_base, clip = build_sample_knowledge_base(folder), write_clip(folder / "clip", **MODEL)
         engines = {1: Engine(), 2: two}
         measured = {"plain_python": measure_machine(engines, args)}
-        measured["text_phase"] = measure_texts(folder, knowledge_base, engines, args)
+        measured["text_phase"] = measure_texts(folder, knowledge_base, clip, engines, args)
         pairs = write_images(folder, knowledge_base, args.num_images)
         measured["image_phase"] = measure_images(folder, pairs, knowledge_base, clip, engines, args)
         pairs = write_images(folder, knowledge_base, args.num_command_images)
@@ -87,11 +87,12 @@ def write_images(folder: Path, knowledge_base: str, num_pairs: int) -> str:
 
 
 def measure_texts(
-    folder: Path, knowledge_base: str, engines: dict[int, Engine], args: argparse.Namespace
+    folder: Path, knowledge_base: str, clip: str, engines: dict[int, Engine], args: argparse.Namespace
 ) -> dict[str, float]:
     """The text phase; no image is opened, so there is none."""
     pairs = write_pairs(folder / "texts.parquet", knowledge_base, num_pairs=args.num_texts, images=[b""])
-    build = plan_generated(pairs, folder / "texts", knowledge_base, rows_per_shard=ROWS_PER_SHARD)
+    options = {"filter_model": clip, "rows_per_shard": ROWS_PER_SHARD}
+    build = plan_generated(pairs, folder / "texts", knowledge_base, **options)
     return compare(link_job(build), single(build.shards), engines, num_pairs=args.num_texts, args=args)
 
 

@@ -115,13 +115,13 @@ def plan_generated(
     output_dir: Path,
     knowledge_base: str,
     *,
-    filter_model: str = TOKENIZER,
+    filter_model: str,
     rows_per_shard: int = 5_000,
     batch_size: int = 256,
     decode_threads: int | None = None,
     spacy_model: str | None = None,
 ) -> Build:
-    """A planned build that keeps everything; the text phase alone never opens the filter model."""
+    """A planned build that keeps everything."""
     args = BuildArguments(
         SourceArguments(pairs, rows_per_shard=rows_per_shard),
         LinkArguments(knowledge_base, spacy_model=spacy_model, num_statistics_texts=1_000),
