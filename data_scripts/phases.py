@@ -24,7 +24,6 @@ from data_scripts.images.filter_model import prepare_image
 from data_scripts.images.score_entities import score_entities
 from data_scripts.knowledge_base.store import open_knowledge_base, read_manifest
 from data_scripts.linking.link_entities import link_entities
-from data_scripts.linking.link_weights import FILE as WEIGHTS_FILE
 from data_scripts.linking.link_weights import default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
@@ -95,7 +94,7 @@ class Build:
                 "pairs": hash_settings(source),
                 "knowledge_base": read_manifest(Path(self.knowledge_base))["content_hash"],
                 "keep_types": {name: str(kind) for name, kind in self.keep_columns.items()},
-                "link_weights": hash_file(WEIGHTS_FILE),
+                "link_weights": hash_settings(vars(default_weights())),
             },
             "score_entities": self.args.score_settings()
             | {"filter_model": fingerprint_model(self.args.filter.filter_model)},

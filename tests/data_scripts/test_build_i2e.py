@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -25,6 +26,7 @@ from data_scripts.build_i2e import main
 from data_scripts.engine.folder_lock import hold_folder
 from data_scripts.engine.job_array import JobArray
 from data_scripts.images.filter_model import open_filter_model
+from data_scripts.linking.link_weights import default_weights
 
 
 def test_pairs_become_a_data_set_that_datasets_opens(recipe, tmp_path):
@@ -148,13 +150,22 @@ def test_restart_with_the_same_settings_writes_everything_from_there_again(stage
     assert not any(name.endswith(".parquet") or name == "write_dataset" for name in kept)
 
 
-def test_other_link_weights_are_other_settings(recipe, tmp_path, monkeypatch):
-    main(recipe())
-    other = tmp_path / "weights.json"
-    other.write_text(phases.WEIGHTS_FILE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    monkeypatch.setattr(phases, "WEIGHTS_FILE", other)
+def test_other_link_weights_are_refused_or_link_everything_again(recipe, tmp_path, monkeypatch):
+    def probabilities():
+        files = sorted((tmp_path / "i2e" / "stages" / "link_entities").glob("*.parquet"))
+        rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+        return {(row["image_id"], one["entity_id"]): one["probability"] for row in rows for one in row["candidates"]}
+
+    main(recipe(rows_per_shard=20))
+    before, weights = probabilities(), default_weights()
+    surer = replace(weights, meaning=weights.meaning | {"constant": weights.meaning["constant"] + 1.0})
+    monkeypatch.setattr(phases, "default_weights", lambda: surer)
     with pytest.raises(ValueError, match="link_weights changed"):
-        main(recipe())
+        main(recipe(rows_per_shard=20))
+    assert probabilities() == before
+    main(recipe(rows_per_shard=20, restart_from="link_entities"))
+    after = probabilities()
+    assert all(after[link] > probability for link, probability in before.items())
 
 
 def test_another_threshold_scores_nothing_again(recipe, tmp_path):
