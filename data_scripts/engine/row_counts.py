@@ -137,8 +137,7 @@ def check_readable(job: Job, totals: Totals, *, min_rows: int = 1) -> None:
     if counts["rows_in"] < min_rows or unreadable <= job.max_unreadable * counts["rows_in"]:
         return
     reason, number = Counter(counts["dropped"]).most_common(1)[0]
-    example = next(iter(totals.examples.get(reason, ())), {})
-    where = ", the first of them row {row} of {file} {error}".format(**example).rstrip() if example else ""
+    where = "".join(f", the first of them {place_of(example)}" for example in totals.examples.get(reason, ())[:1])
     raise ValueError(
         f"{unreadable:,} of {counts['rows_in']:,} rows could not be read in {job.reading}, which is more than "
         f"max_unreadable {job.max_unreadable}. {number:,} for {reason!r}{where}. Mend the source, or set "
@@ -146,12 +145,20 @@ def check_readable(job: Job, totals: Totals, *, min_rows: int = 1) -> None:
     )
 
 
+def place_of(example: dict[str, Any]) -> str:
+    """Where a row that could not be read is, and what exactly was wrong."""
+    error = f" ({example['error']})" if example["error"] else ""
+    return f"row {example['row']} of {example['file']}{error}"
+
+
 def log_stages(totals: Totals, *, seconds: float) -> None:
-    """One line a stage: rows in, rows out, reasons."""
+    """One line a stage: rows in, rows out, reasons; then where the first row is of each kind that cannot be read."""
     for name, counts in totals.stages.items():
         reasons = "; ".join(f"{reason} {count:,}" for reason, count in counts["dropped"].items())
         reasons = f" ({reasons})" if reasons else ""
         logger.info("%s: %s rows in, %s out%s", name, f"{counts['rows_in']:,}", f"{counts['rows_out']:,}", reasons)
+    for reason, examples in totals.examples.items():
+        logger.warning("%s: the first is %s", reason, place_of(examples[0]))
     for note, count in totals.notes.items():
         logger.info("note: %s, %s rows", note, f"{count:,}")
     logger.info("%s took %.1f s", " + ".join(totals.stages), seconds)

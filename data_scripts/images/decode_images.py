@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from data_scripts.images.memory_budget import MemoryBudget
-from data_scripts.schema import DROP_REASON, Batch
+from data_scripts.schema import DROP_REASON, ERROR, Batch
 from modeling_mofi.data.images import ImageBounds, UnreadableImage, decode_image, shrunk_size
 
 
@@ -24,17 +24,17 @@ DECODERS = MemoryBudget(2**31)
 def decode_images(
     batch: Batch, *, image_size: int, prepare: Callable[[Image.Image], Any] | None = None, num_threads: int = 1
 ) -> Batch:
-    """Replaces `image` (encoded, or the reason why there is none) by a publishable one, and adds `pixels`.
+    """Replaces `image` (encoded, or why there is none) by a publishable one, and adds `pixels`.
 
     Args:
-        batch: Column `image`: bytes, or a string with a reason.
+        batch: Column `image`: bytes, or the error that there is none.
         image_size: The shorter side of a larger image is shrunk to this, in pixels.
         prepare: Makes of an RGB image what the model takes.
         num_threads: Images decoded and prepared at the same time.
 
     Returns:
         The batch with `image` {bytes, path} and `pixels` (RGB Pillow images, or what `prepare` made of them); bad
-        rows have a drop reason.
+        rows have a drop reason and an error.
     """
     decode = partial(try_decode, image_size=image_size, prepare=prepare)
     if num_threads > 1:
@@ -44,21 +44,24 @@ def decode_images(
         decoded = [decode(data) for data in batch["image"]]
     batch["pixels"] = [pixels for pixels, _, _ in decoded]
     batch["image"] = [{"bytes": data, "path": None} for _, data, _ in decoded]
-    batch[DROP_REASON] = [reason for _, _, reason in decoded]
+    batch[DROP_REASON] = [None if error is None else str(error) for _, _, error in decoded]
+    batch[ERROR] = [None if error is None else error.detail for _, _, error in decoded]
     return batch
 
 
 def try_decode(
-    data: bytes | str, *, image_size: int, prepare: Callable[[Image.Image], Any] | None = None
-) -> tuple[Any, bytes | None, str | None]:
-    """Pixels, publishable bytes and no reason; or a reason alone."""
-    if isinstance(data, str):
-        return None, None, data
+    data: bytes | UnreadableImage, *, image_size: int, prepare: Callable[[Image.Image], Any] | None = None
+) -> tuple[Any, bytes | None, UnreadableImage | None]:
+    """Pixels, publishable bytes and no error; or an error alone, without what its traceback would hold in memory."""
     try:
+        if isinstance(data, UnreadableImage):
+            raise data
         pixels, published = decode_publishable(data, image_size=image_size)
+        return (pixels if prepare is None else prepare(pixels)), published, None
     except UnreadableImage as error:
-        return None, None, str(error)
-    return (pixels if prepare is None else prepare(pixels)), published, None
+        return None, None, UnreadableImage(str(error), error.detail)
+    except Exception as error:  # Of an image processor that is not ours, or out of memory.
+        return None, None, UnreadableImage("image cannot be prepared", error)
 
 
 def decode_publishable(data: bytes, *, image_size: int) -> tuple[Image.Image, bytes]:

@@ -19,6 +19,7 @@ from data_scripts.sources.images import image_bytes
 from data_scripts.sources.lines import read_lines
 from data_scripts.sources.parquet import read_parquet
 from data_scripts.sources.tars import read_tars
+from modeling_mofi.data.images import UnreadableImage
 
 
 # C0 controls and lone surrogates, which neither Arrow nor a tokenizer takes; each becomes one character.
@@ -75,17 +76,28 @@ def first_rows(batches: Iterable[tuple[list[int], Batch]], max_rows: int) -> Ite
             return
 
 
-def read_images(shard: Shard, *, source: SourceArguments, rows: Sequence[int]) -> Iterator[tuple[int, bytes | str]]:
+def read_images(
+    shard: Shard, *, source: SourceArguments, rows: Sequence[int]
+) -> Iterator[tuple[int, bytes | UnreadableImage]]:
     """Yields `(row, encoded image)` for some rows of a shard, ascending.
 
-    An image that cannot be read comes as a string, the reason, so that one bad row stops no other.
+    An image that cannot be read comes as its error, so that one bad row stops no other.
     """
     read = READERS[shard.format]
     root = os.path.realpath(source.image_root or Path(shard.path).parent)
     for found, table in read(shard, names=[source.image_column], batch_size=IMAGE_BATCH_SIZE, rows=list(rows)):
-        reasons = table.get(DROP_REASON, [None] * len(found))
-        for row, value, reason in zip(found, table[source.image_column], reasons, strict=True):
-            yield row, reason or image_bytes(value, root=root)
+        nothing = [None] * len(found)
+        reasons, errors = table.get(DROP_REASON, nothing), table.get(ERROR, nothing)
+        for row, cell, reason, error in zip(found, table[source.image_column], reasons, errors, strict=True):
+            yield row, UnreadableImage(reason, error or "") if reason else read_cell(cell, root=root)
+
+
+def read_cell(cell: Any, *, root: str) -> bytes | UnreadableImage:
+    """The encoded image behind a cell, or why there is none."""
+    try:
+        return image_bytes(cell, root=root)
+    except UnreadableImage as error:
+        return UnreadableImage(str(error), error.detail)
 
 
 def clean_text(text: Any) -> str:
@@ -103,12 +115,12 @@ def clean_text(text: Any) -> str:
 
 
 def to_text(value: Any) -> str:
-    """Any value as text that Arrow and tokenizers take."""
+    """Any value as text that Arrow and tokenizers take: what JSON cannot say, such as a date, as Python writes it."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
-    return UNPRINTABLE.sub(
-        "\ufffd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    )
+    is_json = isinstance(value, (dict, list, tuple, bool, int, float, type(None)))
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
+    return UNPRINTABLE.sub("\ufffd", text)
 
 
 def kept_text(value: Any) -> str | None:

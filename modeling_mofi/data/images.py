@@ -40,7 +40,17 @@ BYTES_PER_PIXEL, BYTES_PER_DEEP_PIXEL = 10, 20
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be read, or is beyond the bounds; the message is the reason, one of a few."""
+    """An image that cannot be read, or is beyond the bounds.
+
+    Args:
+        reason: The message, one of a few that can be counted.
+        detail: What exactly was found, for whoever looks for the image.
+    """
+
+    def __init__(self, reason: str, detail: object = "") -> None:
+        super().__init__(reason)
+        is_raised = isinstance(detail, Exception)
+        self.detail = f"{type(detail).__name__}: {detail}".strip(": ") if is_raised else str(detail)
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def image_bytes(source: Any, *, bounds: ImageBounds = DEFAULT_BOUNDS, folders: S
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise UnreadableImage(f"image column holds a {type(source).__name__}")
     if len(source) > bounds.max_bytes:
-        raise UnreadableImage("image file too large")
+        raise UnreadableImage("image file too large", f"{len(source):,} bytes")
     return bytes(source)
 
 
@@ -150,16 +160,16 @@ def read_file(path: str | os.PathLike, *, max_bytes: int = DEFAULT_BOUNDS.max_by
         with open(path, "rb", opener=open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage("image path is no file")
+                raise UnreadableImage("image path is no file", path)
             data = file.read(max_bytes + 1) if status.st_size <= max_bytes else None
     except OSError as error:
-        raise UnreadableImage(FILE_REASONS.get(error.errno or 0, "image file unreadable")) from error
+        raise UnreadableImage(FILE_REASONS.get(error.errno or 0, "image file unreadable"), path) from error
     except UnreadableImage:
         raise
     except ValueError as error:  # A NUL in the path, or a lone surrogate.
-        raise UnreadableImage("image file missing") from error
+        raise UnreadableImage("image file missing", path) from error
     if data is None or len(data) > max_bytes:
-        raise UnreadableImage("image file too large")
+        raise UnreadableImage("image file too large", path)
     return data
 
 
@@ -217,25 +227,26 @@ def open_image(data: bytes, *, bounds: ImageBounds = DEFAULT_BOUNDS) -> Image.Im
     if not data:
         raise UnreadableImage("empty image")
     if data[:256].lstrip()[:14].lower().startswith(MARKUP):
-        raise UnreadableImage("markup instead of an image")
+        raise UnreadableImage("markup instead of an image", data[:80])
     try:
         with warnings.catch_warnings():
             # Pillow warns about sizes that are refused here in our own words.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise UnreadableImage("too many pixels") from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage("too many pixels", error) from None
     except UnidentifiedImageError as error:
-        raise UnreadableImage("unknown image format") from error
+        raise UnreadableImage("unknown image format", f"begins with {data[:16]!r}") from error
     except Exception as error:  # Decoders meet damaged files with errors of almost any type.
-        raise UnreadableImage(reason_of(error)) from error
+        raise UnreadableImage(reason_of(error), error) from error
     width, height = image.size
+    pixels = f"{width} x {height} pixels"
     if width * height > bounds.max_pixels:
-        raise UnreadableImage("too many pixels")
+        raise UnreadableImage("too many pixels", pixels)
     if max(width, height) > bounds.max_aspect_ratio * min(width, height):
-        raise UnreadableImage("extreme aspect ratio")
+        raise UnreadableImage("extreme aspect ratio", pixels)
     if min(width, height) < bounds.min_side:
-        raise UnreadableImage("image too small")
+        raise UnreadableImage("image too small", pixels)
     return image
 
 
@@ -252,7 +263,7 @@ def decode_opened(image: Image.Image, *, shrink_to: int | None = None, charge: C
         with charge(image.width * image.height * (BYTES_PER_DEEP_PIXEL if is_deep else BYTES_PER_PIXEL)):
             return to_rgb(image)
     except Exception as error:
-        raise UnreadableImage(reason_of(error)) from error
+        raise UnreadableImage(reason_of(error), error) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from data_scripts.build_i2e import main
+from data_scripts.sources.pairs import read_images
+from modeling_mofi.data.images import UnreadableImage
 from modeling_mofi.user_errors import run_command
 
 
@@ -86,6 +88,12 @@ BAD_IMAGES = {
     "too many pixels": bomb_header(),
     "corrupt image": encode(NOISE, "PNG")[:100] + bytes(50) + encode(NOISE, "PNG")[150:],
 }
+
+
+def read_cells(shard, *, source, rows):
+    """As `read_images`, with the reason in the place of an image that cannot be read."""
+    found = read_images(shard, source=source, rows=rows)
+    return [(row, str(image) if isinstance(image, UnreadableImage) else image) for row, image in found]
 
 
 def colour(row):

@@ -18,9 +18,39 @@ def test_bad_images_are_dropped_with_a_reason(reason):
 
 def test_the_image_after_a_bad_one_is_read():
     good = encode(NOISE, "PNG")
-    batch = decode_images({"image": [*BAD_IMAGES.values(), good, "image file missing"]}, image_size=512)
+    missing = UnreadableImage("image file missing", "a.png")
+    batch = decode_images({"image": [*BAD_IMAGES.values(), good, missing]}, image_size=512)
     assert batch["drop_reason"] == [*BAD_IMAGES, None, "image file missing"]
     assert batch["image"][-2] == {"bytes": good, "path": None}
+    errors = dict(zip(batch["drop_reason"], batch["error"], strict=True))
+    assert errors.pop("truncated image").startswith("OSError: image file is truncated")
+    assert errors.pop("too many pixels").startswith("DecompressionBombError: Image size (2500000000 pixels)")
+    assert errors.pop("corrupt image").startswith("OSError: broken data stream")
+    assert errors == {
+        "empty image": "",
+        "markup instead of an image": "b'\\n<!DOCTYPE html><html>404</html>'",
+        "unknown image format": "begins with b'\\x00\\x01 no image at a'",
+        "image too small": "1 x 1 pixels",
+        "extreme aspect ratio": "30000 x 1 pixels",
+        None: None,
+        "image file missing": "a.png",
+    }
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, MemoryError, ZeroDivisionError])
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_an_image_that_the_processor_cannot_take_costs_itself(error, num_threads):
+    def prepare(image):
+        if image.width == 9:
+            raise error("odd")
+        return image.size
+
+    sizes = [(8, 8), (9, 9), (10, 10)]
+    batch = {"image": [encode(Image.new("RGB", size), "PNG") for size in sizes]}
+    batch = decode_images(batch, image_size=16, prepare=prepare, num_threads=num_threads)
+    assert batch["pixels"] == [(8, 8), None, (10, 10)]
+    assert batch["drop_reason"] == [None, "image cannot be prepared", None]
+    assert batch["error"][1].startswith(error.__name__)
 
 
 def test_a_bomb_is_refused_from_its_header():

@@ -5,9 +5,10 @@ import json
 import tracemalloc
 
 import pytest
+from tiny_build import read_cells
 
 from data_scripts.arguments import SourceArguments
-from data_scripts.sources.pairs import read_images, read_pairs
+from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import plan_shards
 
 
@@ -207,9 +208,17 @@ def test_a_damaged_gzip_is_refused_with_its_name(damage, kind, tmp_path):
         read(path)
 
 
-def test_utf_16_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is UTF-16; save it as UTF-8"):
-        read(write(tmp_path / "a.tsv", "image\talt_text\n1.png\tx\n".encode("utf-16")))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+def test_utf_16_is_refused(encoding, kind, tmp_path):
+    text = "image\talt_text\n1.png\tx\n" if kind == "tsv" else GOOD.decode()
+    with pytest.raises(ValueError, match="is UTF-16, UTF-32 or no text; save it as UTF-8"):
+        read(write(tmp_path / f"a.{kind}", text.encode(encoding)))
+
+
+def test_lines_that_end_as_on_old_macs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.csv ends its lines with a carriage return alone"):
+        read(write(tmp_path / "a.csv", "image,alt_text\r1.png,x\r"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
@@ -226,7 +235,7 @@ def test_only_the_lines_of_wanted_rows_are_parsed(tmp_path, monkeypatch):
     shard = plan_shards(source)[0]
     parsed = []
     monkeypatch.setattr("data_scripts.sources.lines.DECODE", lambda text: parsed.append(text) or json.loads(text))
-    assert list(read_images(shard, source=source, rows=[3, 7])) == [
+    assert read_cells(shard, source=source, rows=[3, 7]) == [
         (3, "image file missing"),
         (7, "image file missing"),
     ]

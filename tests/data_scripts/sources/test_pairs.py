@@ -1,17 +1,20 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_build import write_tar
+from tiny_build import read_cells, write_tar
 
 from data_scripts.arguments import SourceArguments
+from data_scripts.sources.images import encoded_bytes
 from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_images, read_pairs
 from data_scripts.sources.plan import plan_shards
+from modeling_mofi.data.images import ImageBounds
 
 
 PLAIN = SourceArguments("")
@@ -205,7 +208,7 @@ def test_an_image_that_is_not_there_comes_as_a_reason(value, reason, folder):
     (folder / "pairs.jsonl").write_text(json.dumps({"image": value, "alt_text": "x"}))
     (folder.parent / "secret.png").write_bytes(b"secret")
     shards = plan(folder / "pairs.jsonl")
-    assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, reason)]
+    assert read_cells(shards[0], source=PLAIN, rows=[0]) == [(0, reason)]
 
 
 URLS = ["http://127.0.0.1/x.png", "HTTPS://a.example/x.jpg", "file:///etc/hostname", "s3://bucket/x.png", "ftp://a/b"]
@@ -231,15 +234,16 @@ def test_a_url_among_paths_costs_its_row_and_is_not_fetched(url, folder, monkeyp
     lines = [json.dumps({"image": image, "alt_text": "x"}) for image in ("img/0.png", url, "img/1.png")]
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     shards = plan(folder / "pairs.jsonl")
-    found = list(read_images(shards[0], source=PLAIN, rows=[0, 1, 2]))
+    found = read_cells(shards[0], source=PLAIN, rows=[0, 1, 2])
     assert found == [(0, image(0)), (1, "image is a URL"), (2, image(1))]
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet_of_bytes])
 def test_large_images_are_not_taken(write, folder, monkeypatch):
-    monkeypatch.setattr("data_scripts.sources.images.MAX_IMAGE_BYTES", 3)
+    strict = partial(encoded_bytes, bounds=ImageBounds(max_bytes=3))
+    monkeypatch.setattr("data_scripts.sources.images.encoded_bytes", strict)
     shards = plan(write(folder))
-    assert list(read_images(shards[0], source=PLAIN, rows=[0])) == [(0, "image file too large")]
+    assert read_cells(shards[0], source=PLAIN, rows=[0]) == [(0, "image file too large")]
 
 
 @pytest.mark.parametrize("write", SOURCES)

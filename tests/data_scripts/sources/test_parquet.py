@@ -4,6 +4,7 @@ import decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tiny_build import read_cells
 
 from data_scripts.arguments import SourceArguments
 from data_scripts.engine.stages import convert_column
@@ -66,6 +67,25 @@ def test_a_text_column_of_another_type_ends_nothing(kind, tmp_path):
     assert found["drop_reason"] == ["alt-text is no text" if kind == pa.bool_() else None, None]
 
 
+def test_an_id_that_is_a_date_or_a_number_is_its_text(tmp_path):
+    for number, (values, expected) in enumerate(
+        [
+            ([datetime.date(2020, 1, 1), None], "2020-01-01"),
+            ([datetime.datetime(2020, 1, 1, 9), None], "2020-01-01 09:00:00"),
+            ([decimal.Decimal("1.50"), None], "1.50"),
+            ([12, None], "12"),
+        ]
+    ):
+        path = write(tmp_path / f"{number}.parquet", id=pa.array(values))
+        assert read(path, image_id_column="id")["image_id"] == [expected, "000000-000000001"]
+
+
+def test_urls_in_a_dictionary_are_refused_too(tmp_path):
+    urls = pa.array(["https://a.example/b.jpg"] * 2).dictionary_encode()
+    with pytest.raises(ValueError, match="URLs are not fetched"):
+        read(write(tmp_path / "a.parquet", image=urls))
+
+
 def test_ids_kept_columns_and_paths_that_are_no_utf_8_have_replacement_characters(tmp_path):
     bad = bad_text(b"caf\xe9", b"tea")
     nested = pa.StructArray.from_arrays([bad, pa.array([b"\xff", b"\xfe"])], names=["text", "raw"])
@@ -77,7 +97,7 @@ def test_ids_kept_columns_and_paths_that_are_no_utf_8_have_replacement_character
     assert found["nested"] == [{"text": "caf\ufffd", "raw": b"\xff"}, {"text": "tea", "raw": b"\xfe"}]
     assert found["listed"] == [["caf\ufffd"], ["tea"]]
     source = SourceArguments(str(path))
-    assert list(read_images(plan_shards(source)[0], source=source, rows=[0, 1])) == [
+    assert read_cells(plan_shards(source)[0], source=source, rows=[0, 1]) == [
         (0, "image file missing"),
         (1, b"y"),
     ]
@@ -138,6 +158,11 @@ def test_kept_columns_have_the_type_that_holds_all_files(first, second, expected
     assert read(tmp_path / "*.parquet", keep_columns=["kept"])["kept"] == expected
 
 
+def test_integers_beyond_the_precision_of_floats_are_rounded_beside_floats():
+    assert convert_column([2**60 + 1, None], pa.float64()).to_pylist() == [2.0**60, None]
+    assert convert_column([[2**60 + 1], []], pa.list_(pa.float64())).to_pylist() == [[2.0**60], []]
+
+
 DISAGREEING = [
     (pa.array([1, 2]), pa.array(["a", "b"])),
     (pa.array([0.5, 1]), pa.array(["a", "b"])),
@@ -146,6 +171,7 @@ DISAGREEING = [
     (pa.array(["a", "b"]), pa.array([["a"], ["b"]])),
     (pa.array([decimal.Decimal("1.5")] * 2), pa.array([0.5, 1])),
     (pa.array([datetime.date(2020, 1, 1)] * 2), pa.array(["2020-01-01"] * 2)),
+    (pa.array([-1, 1]), pa.array([2**64 - 1, 1], pa.uint64())),
 ]
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from data_scripts.arguments import SourceArguments
 from data_scripts.sources.images import image_bytes
 from data_scripts.sources.pairs import read_images, read_pairs
 from data_scripts.sources.plan import expand_braces, plan_shards
+from modeling_mofi.data.images import UnreadableImage
 
 
 def write_lines(path, text="an octopus"):
@@ -46,6 +48,15 @@ def test_a_pattern_with_braces_names_every_file(tmp_path):
         names(tmp_path / "{00010.jsonl")
 
 
+def test_a_pattern_may_have_a_question_mark_or_brackets(tmp_path):
+    for number in range(12):
+        write_lines(tmp_path / f"{number}.jsonl")
+    assert names(tmp_path / "1?.jsonl") == ["10.jsonl", "11.jsonl"]
+    assert names(tmp_path / "[12].jsonl") == ["1.jsonl", "2.jsonl"]
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        names(tmp_path / "x?.jsonl")
+
+
 def test_hidden_files_are_no_data(tmp_path):
     for name in ("a.jsonl", "._a.jsonl", ".cache/b.jsonl", "__MACOSX/c.jsonl", "deep/d.jsonl"):
         write_lines(tmp_path / name)
@@ -55,14 +66,16 @@ def test_hidden_files_are_no_data(tmp_path):
     assert names(tmp_path / "*.jsonl") == ["a.jsonl"]
 
 
-def test_a_folder_of_img2dataset_is_its_tars(tmp_path):
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_a_folder_of_img2dataset_is_its_tars(kind, tmp_path):
     for shard in ("00000", "00001"):
         record = json.dumps({"caption": "an octopus", "url": "http://a.example/x.jpg"}).encode()
-        write_tar(tmp_path / f"{shard}.tar", {"0.jpg": b"x", "0.json": record, "0.txt": b"an octopus"})
+        path = write_tar(tmp_path / f"{shard}.{kind}", {"0.jpg": b"x", "0.json": record, "0.txt": b"an octopus"})
+        path.write_bytes(gzip.compress(path.read_bytes()) if kind == "tar.gz" else path.read_bytes())
         datasets.Dataset.from_dict({"url": ["x"], "caption": ["y"]}).to_parquet(tmp_path / f"{shard}.parquet")
         (tmp_path / f"{shard}_stats.json").write_text("{}")
     source = SourceArguments(str(tmp_path), image_column="jpg", alt_text_column="caption")
-    assert [Path(shard.path).name for shard in plan_shards(source)] == ["00000.tar", "00001.tar"]
+    assert [Path(shard.path).name for shard in plan_shards(source)] == [f"00000.{kind}", f"00001.{kind}"]
     datasets.Dataset.from_dict({"url": ["x"]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="expected files of one kind"):
         plan_shards(source)
@@ -79,6 +92,24 @@ def test_a_folder_of_save_to_disk_is_a_source(has_splits, tmp_path):
     assert [text for batch in batches for text in batch["alt_text"]] == ["x", "y", "z"]
     assert [value for batch in batches for value in batch["licence"]] == [None, "CC0", "CC0"]
     assert list(read_images(shards[1], source=source, rows=[0])) == [(0, b"c")]
+
+
+def test_a_folder_of_save_to_disk_that_cannot_be_read_is_named(tmp_path):
+    data = datasets.Dataset.from_dict({"image": [b"a"], "alt_text": ["x"]})
+    datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "split")
+    with pytest.raises(ValueError, match=r"split has no split 'train'; it has test\. Set --hub_split"):
+        plan_shards(SourceArguments(str(tmp_path / "split")))
+    with pytest.raises(ValueError, match="split has no column 'caption'; it has image, alt_text"):
+        plan_shards(SourceArguments(str(tmp_path / "split"), hub_split="test", alt_text_column="caption"))
+    for number, file in enumerate(("data-00000-of-00001.arrow", "dataset_info.json", "state.json")):
+        data.save_to_disk(tmp_path / f"{number}")
+        path = tmp_path / f"{number}" / file
+        path.write_bytes(path.read_bytes()[:20])
+        with pytest.raises(ValueError, match=f"{number} is no whole folder of `save_to_disk`"):
+            plan_shards(SourceArguments(str(tmp_path / f"{number}")))
+    data.select([]).save_to_disk(tmp_path / "empty")
+    with pytest.raises(ValueError, match="empty is no whole folder of `save_to_disk`, or has no row"):
+        plan_shards(SourceArguments(str(tmp_path / "empty")))
 
 
 @pytest.fixture
@@ -130,7 +161,22 @@ CELLS = [
 
 @pytest.mark.parametrize(("cell", "expected"), CELLS, ids=range(len(CELLS)))
 def test_a_cell_is_an_image_or_a_reason(cell, expected, root):
-    assert image_bytes(cell, root=str(root)) == expected
+    assert read(cell, root) == expected
+
+
+def read(cell, root):
+    """The image, or the reason why there is none."""
+    try:
+        return image_bytes(cell, root=str(root))
+    except UnreadableImage as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("cell", ["../secret.png", "broken.png", "pipe.png", "a\ud800", "a\0b"])
+def test_of_a_path_that_is_no_image_the_path_is_told(cell, root):
+    with pytest.raises(UnreadableImage) as refused:
+        image_bytes(cell, root=str(root))
+    assert refused.value.detail.endswith(cell.replace("broken", "none"))
 
 
 def test_a_file_that_cannot_be_read_is_a_reason(root, monkeypatch):
@@ -138,4 +184,4 @@ def test_a_file_that_cannot_be_read_is_a_reason(root, monkeypatch):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("os.open", refuse)
-    assert image_bytes("good.png", root=str(root)) == "image file unreadable"
+    assert read("good.png", root) == "image file unreadable"

@@ -1,14 +1,18 @@
+import bz2
 import gzip
 import io
 import json
+import lzma
+import random
+import re
 import tarfile
 import tracemalloc
 
 import pytest
-from tiny_build import write_tar
+from tiny_build import read_cells, write_tar
 
 from data_scripts.arguments import SourceArguments
-from data_scripts.sources.pairs import read_images, read_pairs
+from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import plan_shards
 
 
@@ -39,7 +43,7 @@ def read(path, **settings):
 
 def images(path, rows, **settings):
     source = SourceArguments(str(path), **SETTINGS | settings)
-    return [image for shard in plan_shards(source) for _, image in read_images(shard, source=source, rows=rows)]
+    return [image for shard in plan_shards(source) for _, image in read_cells(shard, source=source, rows=rows)]
 
 
 def test_a_damaged_header_costs_its_member_and_is_counted_with_its_place(tmp_path):
@@ -92,20 +96,69 @@ def test_a_tar_without_its_end_is_refused_while_planning(tmp_path):
             read(path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "checksum", "garbage"])
-def test_a_damaged_gzip_is_counted(damage, tmp_path):
-    content = gzip.compress(write_tar(tmp_path / "a", members()).read_bytes())
-    damaged = {
+def damage_gzip(content, damage):
+    """Damages a gzip file in one of several ways."""
+    middle, flipped = len(content) // 2, bytes(byte ^ 0xFF for byte in content)
+    return {
+        "cut trailer": content[:-6],
         "cut": content[:-9],
-        "checksum": content[:-8] + b"\0\0\0\0" + content[-4:],
+        "cut in the middle": content[:middle],
+        "flipped in the middle": content[:middle] + flipped[middle : middle + 9] + content[middle + 9 :],
+        "checksum": content[:-8] + flipped[-8:-4] + content[-4:],
+        "length": content[:-4] + flipped[-4:],
         "garbage": content + b"no gzip member",
+        "joined and cut": content + content[:middle],
+        "joined, second header damaged": content + b"\x1f" + content[2:],
+    }[damage]
+
+
+DAMAGES = ["cut trailer", "cut", "cut in the middle", "flipped in the middle", "checksum", "length", "garbage"]
+DAMAGES += ["joined and cut", "joined, second header damaged"]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_gzip_is_read_up_to_the_damage_which_is_counted(damage, name, tmp_path):
+    noise = {
+        name: random.Random(name).randbytes(700) if name.endswith("jpg") else members()[name] for name in members()
     }
-    path = tmp_path / "a.tar.gz"
-    path.write_bytes(damaged[damage])
+    content = gzip.compress(write_tar(tmp_path / "whole", noise).read_bytes())
+    path = tmp_path / name
+    path.write_bytes(damage_gzip(content, damage))
     texts, errors = read(path)
-    assert texts == WHOLE[: len(texts)]
+    texts = texts[:-1] if texts[-1] == "" else texts  # A sample that is cut between its files.
+    assert len(texts) >= (2 if "middle" in damage else 6)
+    assert texts == (WHOLE * 2)[: len(texts)]
     assert len(errors) == 1
-    assert errors[0].startswith("damaged tar: byte ")
+    assert re.fullmatch(r"damaged tar: byte [\d,]+: the compressed file is damaged or cut short \(.+\)", errors[0])
+
+
+def test_headers_that_are_flipped_in_a_gzip_are_counted_beside_its_checksum(tmp_path):
+    content = bytearray(gzip.compress(write_tar(tmp_path / "whole", members()).read_bytes(), compresslevel=0))
+    start = content.index(b"3.jpg")
+    content[start : start + 5] = b"\xff" * 5
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    texts, errors = read(tmp_path / "a.tar.gz")
+    assert texts == WHOLE
+    assert [error.partition(" (")[0] for error in errors] == [
+        "damaged tar: byte 7,680: no header where one belongs",
+        "damaged tar: byte 20,480: the compressed file is damaged or cut short",
+    ]
+
+
+def test_urls_in_the_json_are_refused_while_planning(tmp_path):
+    records = [{"url": f"https://a.example/{number}.jpg"} for number in range(3)]
+    path = write_tar(tmp_path / "a.tar", samples_with_records(records))
+    with pytest.raises(ValueError, match="URLs are not fetched"):
+        read(path, image_column="url")
+
+
+@pytest.mark.parametrize("module", [bz2, lzma])
+def test_a_tar_that_is_compressed_in_another_way_is_refused(module, tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(module.compress(write_tar(tmp_path / "whole", members()).read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.tar is compressed, and not with gzip"):
+        read(path)
 
 
 def test_whole_tars_of_every_kind_have_no_errors(tmp_path):
