@@ -27,7 +27,7 @@ OWN_COLUMNS += ("drop_reason", "note", "split")
 class SourceArguments:
     """Where the pairs come from. Only the named columns are read."""
 
-    pairs: str = field(metadata={"help": "File, folder, pattern with `*`, or id of a dataset on the Hub."})
+    pairs: str = field(metadata={"help": "File, folder, pattern (`*.tar`, `{00..99}.tar`) or id on the Hub."})
     image_column: str = field(default="image", metadata={"help": "Bytes, {bytes, path}, or a path (not a URL)."})
     alt_text_column: str = field(default="alt_text", metadata={"help": "The text beside the image."})
     image_id_column: str | None = field(default=None, metadata={"help": "Without it, ids are made from positions."})

@@ -171,7 +171,10 @@ def write_table(path: Path, batches: Iterable[Batch], *, schema: pa.Schema, row_
 
 
 def convert_column(values: list, kind: pa.DataType) -> pa.Array:
-    """A column of a type; what a text column holds besides text becomes text."""
+    """A column of a type; what a text column holds besides text becomes text, integers beside floats are rounded."""
     if pa.types.is_string(kind):
         values = [value if value is None or isinstance(value, str) else str(value) for value in values]
-    return pa.array(values, kind)
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowInvalid:  # Of integers beyond 2 ** 53, where another file of the source has floats.
+        return pa.array(values).cast(kind, safe=False)

@@ -14,11 +14,24 @@ from data_scripts.sources.records import check_columns
 
 
 def plan_hub(
-    name: str, *, config_name: str | None, split: str, revision: str | None, streaming: bool, rows_per_shard: int
+    name: str,
+    *,
+    config_name: str | None,
+    split: str,
+    revision: str | None,
+    streaming: bool,
+    rows_per_shard: int,
+    names: list[str],
 ) -> list[Shard]:
-    """Cuts a dataset into row ranges, or, when streaming, into the files it consists of."""
+    """Cuts a dataset into row ranges, or, when streaming, into the files it consists of.
+
+    Raises:
+        ValueError: If it lacks a column.
+    """
     options = {"config_name": config_name, "split": split, "revision": revision, "streaming": streaming}
     data = open_dataset(name, options)
+    if data.column_names is not None:
+        check_columns(names, list(data.column_names), path=name)
     if streaming:
         options["num_shards"] = max(1, data.num_shards)
         fingerprint = f"{name}@{revision} {data.info.download_checksums or ''}"
@@ -42,8 +55,7 @@ def open_once(name: str, options_json: str) -> datasets.Dataset | datasets.Itera
     """Opens one split."""
     options = json.loads(options_json)
     if is_saved_dataset(name):
-        data = datasets.load_from_disk(name)
-        data = data[options["split"]] if isinstance(data, datasets.DatasetDict) else data
+        data = load_saved(name, split=options["split"])
     else:
         data = datasets.load_dataset(
             name,
@@ -56,6 +68,26 @@ def open_once(name: str, options_json: str) -> datasets.Dataset | datasets.Itera
         if isinstance(feature, datasets.Image):
             data = data.cast_column(column, datasets.Image(decode=False))
     return data
+
+
+def load_saved(folder: str, *, split: str) -> datasets.Dataset:
+    """Opens a folder of `Dataset.save_to_disk`, or a split of one of `DatasetDict`.
+
+    Raises:
+        ValueError: If a file of it is damaged or missing, or there is no row or no such split.
+    """
+    try:
+        data = datasets.load_from_disk(folder)
+    except Exception as error:  # Of almost any type; an IndexError if there is no row.
+        message = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"{folder} is no whole folder of `save_to_disk`, or has no row ({message}); save or copy it again"
+        ) from None
+    if not isinstance(data, datasets.DatasetDict):
+        return data
+    if split not in data:
+        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(data)}. Set --hub_split.")
+    return data[split]
 
 
 def is_saved_dataset(name: str) -> bool:

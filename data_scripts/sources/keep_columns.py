@@ -74,7 +74,10 @@ def join_types(first: pa.DataType, second: pa.DataType, *, name: str, path: str,
         if pa.null() not in (first, second) and family(first) != family(second):
             raise pa.ArrowTypeError("text and bytes, or numbers of another kind")
         schemas = [pa.schema({name: first}), pa.schema({name: second})]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+        joined = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+        if pa.uint64() in (first, second) and pa.types.is_signed_integer(joined):
+            raise pa.ArrowTypeError("no integer holds the values of both")
+        return joined
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         raise ValueError(
             f"{path}: column {name!r} is of type {second}, and of type {first} in {origin}. Make them equal, or take "

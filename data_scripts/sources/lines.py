@@ -100,15 +100,20 @@ def read_header(path: str, *, columns: list[str]) -> list[str] | None:
     """Column names of a CSV or TSV file; None for JSONL, whose rows carry them.
 
     Raises:
-        ValueError: If the file is UTF-16.
+        ValueError: If the file is UTF-16, or ends its lines as no one does any more.
     """
     with open_bytes(path) as file:
-        if file.read(2) in UTF_16_MARKS:
-            raise ValueError(f"{path} is UTF-16; save it as UTF-8")
+        mark = file.read(4)
+    if mark[:2] in UTF_16_MARKS or b"\0" in mark:
+        raise ValueError(f"{path} is UTF-16, UTF-32 or no text; save it as UTF-8")
     if not is_separated(path) or columns:
         return columns if is_separated(path) else None
     first = next(iterate_rows(path, header=[], skip_header=False), None)
-    return [] if first is None or first.fields is None else first.fields
+    if first is None or first.fields is None:
+        return []
+    if any("\r" in name for name in first.fields):
+        raise ValueError(f"{path} ends its lines with a carriage return alone; save it with LF or CR LF")
+    return first.fields
 
 
 def iterate_rows(

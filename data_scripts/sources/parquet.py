@@ -2,7 +2,6 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +40,8 @@ def read_parquet(
     """
     file = open_parquet(shard.path)
     check_columns(names, file.schema_arrow.names, path=shard.path)
+    # Found once: it takes longer than to read a batch of small images.
+    kinds = {name: plain_type(file.schema_arrow.field(name).type) for name in names}
     group_start = 0
     for group in range(file.metadata.num_row_groups):
         group_stop = group_start + file.metadata.row_group(group).num_rows
@@ -48,7 +49,7 @@ def read_parquet(
         if first < last and (rows is None or has_row(rows, first - shard.start, last - shard.start)):
             position = group_start
             for part in read_group(file, group, names=names, batch_size=batch_size, path=shard.path):
-                yield from select_rows(part, position, shard=shard, rows=rows)
+                yield from select_rows(part, position, shard=shard, rows=rows, kinds=kinds)
                 position += part.num_rows
         group_start = group_stop
 
@@ -74,9 +75,13 @@ def read_group(
 
 
 def select_rows(
-    part: pa.RecordBatch, position: int, *, shard: Shard, rows: list[int] | None
+    part: pa.RecordBatch, position: int, *, shard: Shard, rows: list[int] | None, kinds: dict[str, pa.DataType]
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Yields what a record batch, whose first row is `position` in the file, holds of the shard's wanted rows."""
+    """Yields what a record batch, whose first row is `position` in the file, holds of the shard's wanted rows.
+
+    Args:
+        kinds: The columns that are read, with their types without encoding: Arrow cannot select rows of every one.
+    """
     first, last = max(position, shard.start), min(position + part.num_rows, shard.stop)
     if first >= last:
         return
@@ -84,7 +89,7 @@ def select_rows(
     wanted = list(range(low, high)) if rows is None else rows[bisect_left(rows, low) : bisect_left(rows, high)]
     if wanted:
         indices = pa.array([row + shard.start - position for row in wanted], pa.int64())
-        yield wanted, {name: to_python(plain_array(part.column(name)).take(indices)) for name in part.schema.names}
+        yield wanted, {name: to_python(as_type(part.column(name), kind).take(indices)) for name, kind in kinds.items()}
 
 
 def has_row(rows: list[int], low: int, high: int) -> bool:
@@ -108,13 +113,11 @@ def open_parquet(path: str) -> pq.ParquetFile:
         raise ValueError(f"{path} is not a Parquet file ({message}); was its writing interrupted?") from None
 
 
-def plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The column without the encoding of its type; Arrow cannot select rows of every one."""
-    kind = plain_type(column.type)
-    return column if kind == column.type else column.cast(kind)
+def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column in a type of the same values."""
+    return column if column.type == kind else column.cast(kind)
 
 
-@lru_cache(maxsize=1000)
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type without its encoding: a dictionary of strings is strings, and so is a view of them."""
     if pa.types.is_dictionary(kind):

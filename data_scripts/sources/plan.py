@@ -16,9 +16,9 @@ from data_scripts.schema import Shard
 from data_scripts.sources.hub import is_saved_dataset, open_dataset, plan_hub, read_hub
 from data_scripts.sources.images import is_url
 from data_scripts.sources.lines import plan_lines, read_records
-from data_scripts.sources.parquet import open_parquet, plan_parquet, read_group, to_python
+from data_scripts.sources.parquet import open_parquet, plain_type, plan_parquet, read_group, to_python
 from data_scripts.sources.records import check_columns
-from data_scripts.sources.tars import plan_tars
+from data_scripts.sources.tars import plan_tars, read_tars
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ FORMATS = {
 }
 ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+WILDCARD = re.compile(r"[*?\[]")
 ROWS_TO_LOOK_AT = 1000
 
 
@@ -51,6 +52,7 @@ def plan_shards(source: SourceArguments) -> list[Shard]:
             revision=source.hub_revision,
             streaming=source.streaming and not is_saved_dataset(source.pairs),
             rows_per_shard=source.rows_per_shard,
+            names=names,
         )
     elif kind == "parquet":
         shards = plan_parquet(paths, rows_per_shard=source.rows_per_shard, names=names)
@@ -90,7 +92,7 @@ def find_files(source: str) -> list[str] | None:
         if missing := [path for path in paths if not os.path.isfile(path)]:
             raise FileNotFoundError(f"{source}: {len(missing)} of {len(paths)} files are missing, first {missing[0]}")
         return paths
-    if "*" in source:
+    if WILDCARD.search(source):
         if not (found := find_pattern(source)):
             raise FileNotFoundError(f"no file matches {source}")
         return found
@@ -108,10 +110,10 @@ def files_of_folder(folder: Path) -> list[str]:
     files = [file for file in sorted(folder.rglob("*")) if is_data(file.relative_to(folder)) and file.is_file()]
     metadata = [str(file) for file in files if file.name in METADATA_NAMES]
     found = metadata or [str(file) for file in files if file.name.endswith(ENDINGS)]
-    tars = {path.removesuffix(".tar") for path in found if path.endswith(".tar")}
-    others = [path for path in found if not path.endswith(".tar")]
-    if tars and others and all(path.removesuffix(".parquet") in tars for path in others):
-        found = [path for path in found if path.endswith(".tar")]
+    tars = [path for path in found if path.endswith(FORMATS["tar"])]
+    stems = {path.removesuffix(".gz").removesuffix(".tar") for path in tars}
+    if all(path.endswith(FORMATS["tar"]) or path.removesuffix(".parquet") in stems for path in found):
+        found = tars or found
     if not found:
         raise FileNotFoundError(
             f"{folder} has no {', '.join(ENDINGS)} file and no metadata.jsonl, metadata.csv or metadata.parquet "
@@ -126,8 +128,8 @@ def is_data(path: Path) -> bool:
 
 
 def find_pattern(pattern: str) -> list[str] | None:
-    """Files that match a pattern with `*`, in order; None if it has none."""
-    if "*" not in pattern:
+    """Files that match a pattern with `*`, `?` or `[...]`, in order; None if it has none."""
+    if not WILDCARD.search(pattern):
         return None
     path = Path(pattern)
     anchor = Path(path.anchor) if path.is_absolute() else Path()
@@ -187,8 +189,8 @@ def check_files(shards: Sequence[Shard], names: Sequence[str], *, image_column: 
         if shard.format == "lines" and shard.path != previous:
             images += check_lines(shard, names, image_column)
         previous = shard.path
-    if shards[0].format in ("parquet", "hub"):
-        images = first_paths(shards[0], names, image_column)
+    if shards[0].format != "lines":
+        images = first_paths(shards[0], image_column)
     urls = [image for image in images if is_url(image)]
     if 2 * len(urls) > len([image for image in images if image]):
         raise ValueError(
@@ -209,17 +211,22 @@ def check_lines(shard: Shard, names: Sequence[str], image_column: str) -> list[o
     return [record.values.get(image_column) for record in whole]
 
 
-def first_paths(shard: Shard, names: Sequence[str], image_column: str) -> list[object]:
+def first_paths(shard: Shard, image_column: str) -> list[object]:
     """The paths of the first images, where images are named and not held."""
+    if shard.format == "tar":
+        if image_column in shard.options["members"]:
+            return []
+        rows = read_tars(shard, names=[image_column], batch_size=ROWS_TO_LOOK_AT, rows=None)
+        return next((table[image_column] for _, table in rows), [])
     if shard.format == "hub":
         features = open_dataset(shard.path, shard.options).features
         if features is None or features.get(image_column) != datasets.Value("string"):
             return []
-        _, table = next(read_hub(shard, names=list(names), batch_size=ROWS_TO_LOOK_AT, rows=None))
+        _, table = next(read_hub(shard, names=[image_column], batch_size=ROWS_TO_LOOK_AT, rows=None))
         return table[image_column]
     file = open_parquet(shard.path)
-    kind = file.schema_arrow.field(image_column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()):
+    kind = plain_type(file.schema_arrow.field(image_column).type)
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return []
     group = next(group for group in range(file.num_row_groups) if file.metadata.row_group(group).num_rows)
     parts = read_group(file, group, names=[image_column], batch_size=ROWS_TO_LOOK_AT, path=shard.path)

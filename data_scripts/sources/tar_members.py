@@ -4,7 +4,6 @@
 says nothing (https://github.com/python/cpython/issues/120740). Here the walk goes on to the end of the file.
 """
 
-import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -13,7 +12,10 @@ from typing import NamedTuple
 
 
 # What goes wrong when a compressed file is damaged or cut short. BadGzipFile is an OSError.
-STREAM_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
+STREAM_ERRORS = (EOFError, OSError, zlib.error)
+GZIP_MARK = b"\x1f\x8b"
+# Of bzip2, xz and Zstandard: Python's readers of the first two take what is damaged after a stream for its end.
+OTHER_MARKS = (b"BZ", b"\xfd7", b"\x28\xb5")
 EXTENDED_TYPES = frozenset({b"x", b"g", b"X", b"L", b"K"})
 MAX_EXTENDED_BYTES = 1_000_000
 # Writers fill the last record of 20 blocks with zeros; two more blocks are the end mark.
@@ -50,18 +52,27 @@ class Header(tarfile.TarInfo):
 
 
 def open_tar(path: str) -> tarfile.TarFile:
-    """Opens a plain or compressed tar.
+    """Opens a tar, plain or compressed with gzip, whatever its name says.
 
     Raises:
         ValueError: If it is none.
     """
+    mark = read_mark(path)
+    if mark in OTHER_MARKS:
+        raise ValueError(f"{path} is compressed, and not with gzip; unpack it, or compress it with gzip")
     try:
-        return tarfile.open(path, "r:*", tarinfo=Header, ignore_zeros=True)
+        return tarfile.open(path, "r:gz" if mark == GZIP_MARK else "r:", tarinfo=Header, ignore_zeros=True)
     except (FileNotFoundError, PermissionError):
         raise
     except (tarfile.TarError, ValueError, RecursionError, *STREAM_ERRORS) as error:
         message = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not a whole tar file ({message}); download it again") from None
+
+
+def read_mark(path: str) -> bytes:
+    """The two bytes that tell how a file is compressed."""
+    with open(path, "rb") as file:
+        return file.read(2)
 
 
 def walk_tar(tar: tarfile.TarFile) -> Iterator[Member | Damage]:
@@ -79,6 +90,8 @@ def walk_tar(tar: tarfile.TarFile) -> Iterator[Member | Damage]:
                 yield Member(walk.archive, header)
         yield from walk.damages(before=None)
     except STREAM_ERRORS as error:
+        if walk.damage_start is not None:  # What was flipped is met before the checksum at the end.
+            yield from walk.damages(before=None)
         yield Damage(tar.offset, f"the compressed file is damaged or cut short ({error})")
 
 

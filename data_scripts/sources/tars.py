@@ -12,7 +12,16 @@ from data_scripts.engine.files import fingerprint_file
 from data_scripts.schema import Batch, Shard
 from data_scripts.sources.lines import DECODE
 from data_scripts.sources.records import Record, batch_records, check_columns
-from data_scripts.sources.tar_members import STREAM_ERRORS, Damage, open_tar, read_member, walk_tar
+from data_scripts.sources.tar_members import (
+    GZIP_MARK,
+    OTHER_MARKS,
+    STREAM_ERRORS,
+    Damage,
+    open_tar,
+    read_mark,
+    read_member,
+    walk_tar,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -77,11 +86,10 @@ def check_tail(path: str) -> None:
         ValueError: If the file is cut short.
     """
     size = os.path.getsize(path)
-    if path.endswith(".tar"):
+    if read_mark(path) not in (GZIP_MARK, *OTHER_MARKS):
         with open(path, "rb") as file:
-            is_plain = file.read(2) not in (b"\x1f\x8b", b"BZ", b"\xfd7")
             file.seek(max(0, size - tarfile.BLOCKSIZE))
-            if is_plain and (size == 0 or file.read().strip(b"\0")):
+            if size == 0 or file.read().strip(b"\0"):
                 raise ValueError(f"{path} is not a whole tar file (no end mark at byte {size:,}); download it again")
 
 
