@@ -21,7 +21,7 @@ from evaluation.entity_recognition import evaluate_entity_recognition
 from evaluation.gpr1200 import evaluate_gpr1200
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval
 from evaluation.knn import evaluate_knn
-from evaluation.labelled_images import LabelledImages, share_labels
+from evaluation.labeled_images import LabeledImages, share_labels
 from evaluation.linear_probe import evaluate_linear_probe
 from evaluation.results import Result, markdown_tables, mean_with_interval, write_results
 from evaluation.retrieval import evaluate_retrieval
@@ -149,7 +149,7 @@ def save_results(args: EvaluationArguments, benchmarks: dict[str, Benchmark], re
 def draw_figures(
     args: EvaluationArguments,
     benchmarks: dict[str, Benchmark],
-    opened: dict[str, tuple[LabelledImages, LabelledImages | None]],
+    opened: dict[str, tuple[LabeledImages, LabeledImages | None]],
     found: dict[str, dict[str, Scores]],
     results: list[Result],
 ) -> None:
@@ -184,7 +184,7 @@ def summarize(
     name: str,
     benchmark: Benchmark,
     model: str,
-    query: LabelledImages,
+    query: LabeledImages,
     scores: Scores,
 ) -> Result:
     """Means and intervals over the queries, with the counts that belong beside them."""

@@ -134,7 +134,7 @@ ABLATIONS: dict[str, dict[str, Variant | str]] = {
         "less of each": augmented(min_crop_area=0.75, color_jitter=0.1, gray_probability=0.0, max_rotation=5),
         "recipe": DEFAULT,
         "smaller crops": augmented(min_crop_area=0.25),
-        "more colour": augmented(color_jitter=0.5, gray_probability=0.3),
+        "more color": augmented(color_jitter=0.5, gray_probability=0.3),
     },
     "refinements": {
         "recipe": DEFAULT,
@@ -300,8 +300,8 @@ def draw_line(axes: plt.Axes, rows: dict[str, list[Scores]], metric: str, **styl
     values = {title: of_runs for title, of_runs in values.items() if of_runs}
     means = [mean(of_runs) for of_runs in values.values()]
     reach = [
-        [centre - min(of_runs) for centre, of_runs in zip(means, values.values(), strict=True)],
-        [max(of_runs) - centre for centre, of_runs in zip(means, values.values(), strict=True)],
+        [center - min(of_runs) for center, of_runs in zip(means, values.values(), strict=True)],
+        [max(of_runs) - center for center, of_runs in zip(means, values.values(), strict=True)],
     ]
     if means:
         axes.errorbar(list(values), means, yerr=reach, capsize=3, **style)

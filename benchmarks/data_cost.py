@@ -4,7 +4,7 @@
 
 Nothing is measured here. Core-hours follow from the recorded speeds on one core, as if every pair named an entity, so
 that every image is scored: the most that it can cost. GPU-hours are no measurement of ours: they follow from the
-models' published FLOPs under a stated utilisation, and stand beside throughputs that others have published.
+models' published FLOPs under a stated utilization, and stand beside throughputs that others have published.
 """
 
 import argparse
@@ -17,8 +17,8 @@ HOUR = 3600.0
 RESULTS = Path("benchmarks/results")
 # FLOPs of the image tower at 224 pixels. Source: open_clip, docs/model_profile.csv (image_gflops).
 IMAGE_FLOPS = {"ViT-B/16": 35.13e9, "ViT-L/14": 162.03e9}
-# NVIDIA's figure for the A100 in bfloat16, dense; the utilisation is our assumption.
-PEAK_FLOPS, UTILISATION = 312e12, 0.4
+# NVIDIA's figure for the A100 in bfloat16, dense; the utilization is our assumption.
+PEAK_FLOPS, UTILIZATION = 312e12, 0.4
 # Images per second of one A100, alone. Source: clip-retrieval, docs/distributed_clip_inference.md.
 PUBLISHED_SPEED = {"ViT-B/16": 1100, "ViT-L/14": 312}
 # LAION-5B: 5.86 billion pairs, ten machines of 16 virtual cores for a week, 220 TB at 384 pixels, 50 TB at 256 pixels.
@@ -51,7 +51,7 @@ def hours(items_per_second: float) -> str:
 
 
 def core_rows() -> list[tuple[str, str, str]]:
-    """Core-hours of the two phases and of labelling."""
+    """Core-hours of the two phases and of labeling."""
     rows = []
     if texts := read_result("data_processes").get("text_phase"):
         speed = texts["per_second_of_one_process"]
@@ -59,7 +59,7 @@ def core_rows() -> list[tuple[str, str, str]]:
         rows.append(("text phase, aliases alone, 27,906 entities", f"{hours(speed)} core-h", source))
     for key, text in (
         ("without_ner", "aliases alone, 2 million entities"),
-        ("with_ner", "spaCy's recogniser and aliases"),
+        ("with_ner", "spaCy's recognizer and aliases"),
     ):
         if speed := read_result("data_text_phase").get(f"texts_per_second_{key}"):
             source = f"{speed:,.0f} texts/s, data_text_phase.json"
@@ -81,8 +81,8 @@ def gpu_rows() -> list[tuple[str, str, str]]:
     """GPU-hours of scoring: computed, and at published throughput."""
     rows = []
     for name, flops in IMAGE_FLOPS.items():
-        computed = hours(PEAK_FLOPS * UTILISATION / flops)
-        source = f"{flops / 1e9:.0f} GFLOP an image, {UTILISATION:.0%} of 312 TFLOP/s: computed, not measured"
+        computed = hours(PEAK_FLOPS * UTILIZATION / flops)
+        source = f"{flops / 1e9:.0f} GFLOP an image, {UTILIZATION:.0%} of 312 TFLOP/s: computed, not measured"
         rows.append((f"{name} on A100s", f"{computed} GPU-h", source))
         speed = PUBLISHED_SPEED[name]
         rows.append((f"{name} on A100s", f"{hours(speed)} GPU-h", f"{speed:,} images/s, published by clip-retrieval"))

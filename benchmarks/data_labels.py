@@ -1,4 +1,4 @@
-"""The reduction of the data build: rows labelled per second, in one process and in two, beside a plain loop over rows.
+"""The reduction of the data build: rows labeled per second, in one process and in two, beside a plain loop over rows.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data_labels
 
@@ -27,7 +27,7 @@ from data_scripts.engine.engines import Engine, run_steps
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.labels.label_entities import hash_of
 from data_scripts.labels.label_shards import LabelFolders, label_shards
-from data_scripts.schema import Shard, filtered_schema, labelled_schema
+from data_scripts.schema import Shard, filtered_schema, labeled_schema
 
 
 OPTIONS = LabelArguments(min_images_per_entity=5, max_images_per_entity=1_000, validation_fraction=0.01)
@@ -107,7 +107,7 @@ def label_plainly(filtered: Path, shards: Sequence[Shard], target: Path) -> dict
     for path in tables:
         rows = list(label_rows_plainly(pq.read_table(path).to_pylist(), label_of, room, counts))
         splits.update(row["split"] for row in rows)
-        pq.write_table(pa.Table.from_pylist(rows, schema=labelled_schema()), target / path.name)
+        pq.write_table(pa.Table.from_pylist(rows, schema=labeled_schema()), target / path.name)
     seconds = time.perf_counter() - started
     found = {split: splits[split] for split in ("train", "validation")}
     return found | {"rows_per_second": ROWS_PER_SHARD * len(shards) / seconds}

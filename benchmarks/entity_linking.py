@@ -1,4 +1,4 @@
-"""Measures the linker on a labelled set of texts with a knowledge base of its own.
+"""Measures the linker on a labeled set of texts with a knowledge base of its own.
 
     python -m benchmarks.entity_linking --entities ENTITIES.jsonl.gz --gold GOLD.jsonl.gz --mentions found
 

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.evaluation_record import write_record
 from evaluation.embed import embed
 from evaluation.encoders import load_encoder
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from modeling_mofi import MofiConfig, MofiImageProcessor, MofiModel
 
 

@@ -54,13 +54,13 @@ def main() -> None:
 
 
 def embeddings(kind: str) -> np.ndarray:
-    """Unit-length rows of shape (12000, 512); clustered ones lie around the centre of their category."""
+    """Unit-length rows of shape (12000, 512); clustered ones lie around the center of their category."""
     generator = np.random.default_rng(0)
     rows = generator.standard_normal((NUM_IMAGES, DIM), dtype=np.float32)
     if kind == "clustered":
-        centres = generator.standard_normal((CATEGORIES.max() + 1, DIM), dtype=np.float32)
-        spread = generator.uniform(1.0, 6.0, (len(centres), 1)).astype(np.float32)
-        rows = centres[CATEGORIES] + spread[CATEGORIES] * rows
+        centers = generator.standard_normal((CATEGORIES.max() + 1, DIM), dtype=np.float32)
+        spread = generator.uniform(1.0, 6.0, (len(centers), 1)).astype(np.float32)
+        rows = centers[CATEGORIES] + spread[CATEGORIES] * rows
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""The linear probe beside scikit-learn's LogisticRegression: accuracy and time at the same regularisation.
+"""The linear probe beside scikit-learn's LogisticRegression: accuracy and time at the same regularization.
 
 python -m benchmarks.evaluation_linear_probe --output benchmarks/results/evaluation_linear_probe.json
 """
@@ -56,12 +56,12 @@ def main() -> None:
 
 
 def clusters(args: argparse.Namespace, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-length rows around the centres of their classes, far enough spread to overlap."""
-    centres = torch.randn(args.classes, args.dim, generator=torch.Generator().manual_seed(0))
+    """Unit-length rows around the centers of their classes, far enough spread to overlap."""
+    centers = torch.randn(args.classes, args.dim, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, args.classes, (count,), generator=generator)
     noise = 4.0 * torch.randn(count, args.dim, generator=generator)
-    return torch.nn.functional.normalize(centres[targets] + noise), targets
+    return torch.nn.functional.normalize(centers[targets] + noise), targets
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ SETS = {
 
 
 @dataclasses.dataclass
-class LabelledSet:
+class LabeledSet:
     """Mentions with their candidates, and which of them is right.
 
     Attributes:
@@ -102,26 +102,26 @@ class LabelledSet:
 def main() -> None:
     """Fits, writes the weights, and measures each set by weights fitted without it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="Folder of the labelled sets.")
+    parser.add_argument("--data", type=Path, required=True, help="Folder of the labeled sets.")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="Keeps the knowledge bases.")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/link_weights.json"))
     args = parser.parse_args()
     sets = {name: open_set(options, args.data, args.folder) for name, options in SETS.items()}
     weights = fit(list(sets.values()))
-    measured = {name: {"fitted on all": measure(labelled, weights)} for name, labelled in sets.items()}
+    measured = {name: {"fitted on all": measure(labeled, weights)} for name, labeled in sets.items()}
     write_weights(weights)
-    for name, labelled in sets.items():
+    for name, labeled in sets.items():
         others = [
-            other for other in sets.values() if other.options.gold.split(",")[0] != labelled.options.gold.split(",")[0]
+            other for other in sets.values() if other.options.gold.split(",")[0] != labeled.options.gold.split(",")[0]
         ]
         without = fit(others)
-        labelled.rank(without)
-        measured[name]["fitted on the others"] = measure(labelled, without)
+        labeled.rank(without)
+        measured[name]["fitted on the others"] = measure(labeled, without)
     write_record(args.output, {"sets": measured})
     print(json.dumps(measured, indent=2))
 
 
-def open_set(options: SetOptions, data: Path, folder: Path) -> LabelledSet:
+def open_set(options: SetOptions, data: Path, folder: Path) -> LabeledSet:
     """Reads a set, finds its mentions and learns its statistics."""
     if options.entities == "sample":
         return open_sample(options, folder)
@@ -145,11 +145,11 @@ def open_set(options: SetOptions, data: Path, folder: Path) -> LabelledSet:
     right = find_right(flat, knowledge_base, [spans[row].get(span, set()) for row, span in places])
     counted = np.array([counts((*span, ""), gold[row]) for row, span in places])
     num_gold = sum(any(entities) for found in spans for entities in found.values())
-    return LabelledSet(options, batch, flat, knowledge_base, learned, right, counted, num_gold)
+    return LabeledSet(options, batch, flat, knowledge_base, learned, right, counted, num_gold)
 
 
-def open_sample(options: SetOptions, folder: Path) -> LabelledSet:
-    """The training split; a mention is right if it is the entity that the text is labelled with."""
+def open_sample(options: SetOptions, folder: Path) -> LabeledSet:
+    """The training split; a mention is right if it is the entity that the text is labeled with."""
     rows = pq.read_table("sample_data/pairs/train.parquet", columns=["alt_text", "gold_text_entity_id"]).to_pydict()
     knowledge_base = build_once("sample_data/entities.jsonl.gz", folder)
     learned = learn_statistics(rows["alt_text"], knowledge_base=knowledge_base, language="en")
@@ -159,7 +159,7 @@ def open_sample(options: SetOptions, folder: Path) -> LabelledSet:
     gold = rows["gold_text_entity_id"]
     right = find_right(flat, knowledge_base, [{gold[row]} for row in flat.text.tolist()])
     counted = np.ones(len(right), dtype=bool)
-    return LabelledSet(options, batch, flat, knowledge_base, learned, right, counted, sum(map(bool, gold)))
+    return LabeledSet(options, batch, flat, knowledge_base, learned, right, counted, sum(map(bool, gold)))
 
 
 def find_right(flat: Candidates, knowledge_base: str, wanted: list[set]) -> np.ndarray:
@@ -172,16 +172,16 @@ def find_right(flat: Candidates, knowledge_base: str, wanted: list[set]) -> np.n
     return right
 
 
-def fit(sets: list[LabelledSet]) -> LinkWeights:
+def fit(sets: list[LabeledSet]) -> LinkWeights:
     """Fits both models, coherence measured anew in each round under the weights of the round before."""
     weights = LinkWeights(defaultdict(float), defaultdict(float))
     for number in range(ROUNDS):
-        for labelled in sets:
-            labelled.rank(weights)
+        for labeled in sets:
+            labeled.rank(weights)
         # Before anything leads there is no coherence.
         weights = LinkWeights(fit_choice(sets, without=COHERENCE if number == 0 else ()), weights.meaning)
-    for labelled in sets:
-        labelled.rank(weights)
+    for labeled in sets:
+        labeled.rank(weights)
     return LinkWeights(weights.choice, fit_meaning(sets))
 
 
@@ -191,18 +191,18 @@ def columns_of(evidence: Evidence, spelling: np.ndarray) -> tuple[list[str], np.
     return [*evidence, *SPELLING_WEIGHTS], np.column_stack([*evidence.values(), one_hot])
 
 
-def fit_choice(sets: list[LabelledSet], *, without: tuple[str, ...]) -> dict[str, float]:
+def fit_choice(sets: list[LabeledSet], *, without: tuple[str, ...]) -> dict[str, float]:
     """Weights of the softmax over candidates."""
     parts = []
-    for labelled in sets:
-        ranking, flat = labelled.ranking, labelled.flat
+    for labeled in sets:
+        ranking, flat = labeled.ranking, labeled.flat
         names, columns = columns_of(ranking.choice, ranking.spelling)
         columns[:, [name in without for name in names]] = 0
-        kept = labelled.has_right[flat.mention]
-        mention = np.cumsum(labelled.has_right)[flat.mention[kept]] - 1
+        kept = labeled.has_right[flat.mention]
+        mention = np.cumsum(labeled.has_right)[flat.mention[kept]] - 1
         place = np.cumsum(kept) - 1
-        right = place[labelled.right[labelled.has_right]]
-        parts.append((columns[kept], mention, right, labelled.options.choice / len(right)))
+        right = place[labeled.right[labeled.has_right]]
+        parts.append((columns[kept], mention, right, labeled.options.choice / len(right)))
     scale = np.concatenate([part[0] for part in parts]).std(axis=0) + 1e-3
     parts = [(columns / scale, *rest) for columns, *rest in parts]
     fitted = np.zeros(len(scale))
@@ -229,16 +229,16 @@ def choice_loss(weights: np.ndarray, parts: list[tuple], by_likelihood: bool) ->
     return loss, gradient
 
 
-def fit_meaning(sets: list[LabelledSet]) -> dict[str, float]:
+def fit_meaning(sets: list[LabeledSet]) -> dict[str, float]:
     """Weights of the logistic regression, with its constant."""
     columns, is_meant, share = [], [], []
-    for labelled in sets:
-        ranking = labelled.ranking
+    for labeled in sets:
+        ranking = labeled.ranking
         names, every = columns_of(ranking.meaning, ranking.spelling[ranking.best])
-        columns.append(every[labelled.counted])
-        is_meant.append(labelled.has_right[labelled.counted])
-        num = int(labelled.counted.sum())
-        share.append(np.full(num, 1000 * labelled.options.meaning / num))
+        columns.append(every[labeled.counted])
+        is_meant.append(labeled.has_right[labeled.counted])
+        num = int(labeled.counted.sum())
+        share.append(np.full(num, 1000 * labeled.options.meaning / num))
     columns = np.concatenate(columns)
     scale = columns.std(axis=0) + 1e-3
     model = LogisticRegression(C=MEANING_PENALTY, max_iter=1000)
@@ -247,23 +247,23 @@ def fit_meaning(sets: list[LabelledSet]) -> dict[str, float]:
     return weights | {"constant": float(model.intercept_[0])}
 
 
-def measure(labelled: LabelledSet, weights: LinkWeights) -> dict[str, float]:
+def measure(labeled: LabeledSet, weights: LinkWeights) -> dict[str, float]:
     """Accuracy of given mentions; precision, recall and F1 of found ones; and the calibration of NIL."""
-    labelled.rank(weights)
-    ranking, counted = labelled.ranking, labelled.counted
-    right = ranking.best == labelled.right
-    if labelled.options.mentions == "given":
-        measured = {"accuracy": float(right[labelled.has_right].mean())}
+    labeled.rank(weights)
+    ranking, counted = labeled.ranking, labeled.counted
+    right = ranking.best == labeled.right
+    if labeled.options.mentions == "given":
+        measured = {"accuracy": float(right[labeled.has_right].mean())}
     else:
         linked = counted & (ranking.is_meant >= MIN_PROBABILITY)
         found, predicted = int((linked & right).sum()), int(linked.sum())
         measured = {
             "precision": found / predicted,
-            "recall": found / labelled.num_gold,
-            "f1": 2 * found / (predicted + labelled.num_gold),
+            "recall": found / labeled.num_gold,
+            "f1": 2 * found / (predicted + labeled.num_gold),
         }
     return measured | {
-        "nil_calibration_error": calibration_error(ranking.is_meant[counted], labelled.has_right[counted])
+        "nil_calibration_error": calibration_error(ranking.is_meant[counted], labeled.has_right[counted])
     }
 
 

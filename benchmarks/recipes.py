@@ -1,4 +1,4 @@
-"""Compares MOFI's recipes on the sample at equal architecture, initialisation, augmentation and number of seen images.
+"""Compares MOFI's recipes on the sample at equal architecture, initialization, augmentation and number of seen images.
 
     python -m benchmarks.recipes --recipes clip supervised contrastive multi-task --seeds 0 1 2
 

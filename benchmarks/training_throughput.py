@@ -232,7 +232,7 @@ def make_loader(args: ThroughputArguments, rows: list[dict[str, Any]], *, num_wo
 
 
 def measure_pipeline(args: ThroughputArguments, *, with_peer: bool) -> dict[str, Any]:
-    """Images per second of one core: decode, random crop, flip, normalise; open_clip's own transform beside ours."""
+    """Images per second of one core: decode, random crop, flip, normalize; open_clip's own transform beside ours."""
     rows = generate_rows(args.num_images)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -97,7 +97,7 @@ def filtered_schema() -> pa.Schema:
     return pa.schema({"image_id": pa.string(), "row": pa.int64(), "entities": pa.list_(KEPT_ENTITY)})
 
 
-def labelled_schema() -> pa.Schema:
+def labeled_schema() -> pa.Schema:
     """Columns after `label_entities`; `split` is the published split of the row."""
     return pa.schema(
         {

@@ -40,7 +40,7 @@ class Demo:
         index: Folder or Hub id of a saved `EntityIndex`; by default one is built from the checkpoint's entities.
         i2e: Folder of an I2E build, or None.
         gallery: Folder of images, or None to search the build's images.
-        calibration: Parquet files of labelled images that training has not seen.
+        calibration: Parquet files of labeled images that training has not seen.
         label_column: Their column of entity ids; ids that the index lacks stand for nothing known.
     """
 
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--index", default=os.environ.get("MOFI_INDEX"), help="saved EntityIndex, folder or Hub id")
     parser.add_argument("--i2e", default=os.environ.get("MOFI_I2E"), help="folder of an I2E build to look at")
     parser.add_argument("--gallery", default=os.environ.get("MOFI_GALLERY"), help="folder of images to search")
-    parser.add_argument("--calibration", nargs="*", help="Parquet files of labelled images, to calibrate confidences")
+    parser.add_argument("--calibration", nargs="*", help="Parquet files of labeled images, to calibrate confidences")
     parser.add_argument("--label_column", default="gold_entity_id", help="their column of entity ids")
     parser.add_argument("--host", default=None, help="0.0.0.0 to be reached from other machines")
     parser.add_argument("--port", type=int, default=None, help="7860 or the next free one by default")

@@ -1,4 +1,4 @@
-"""The demo's entity index: loaded or built from the checkpoint, and calibrated on labelled images."""
+"""The demo's entity index: loaded or built from the checkpoint, and calibrated on labeled images."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def load_index(model: str, index: str | None) -> EntityIndex | None:
 
 
 def calibrate(index: EntityIndex, files: Sequence[str], *, label_column: str) -> None:
-    """Fits the index's confidences to Parquet files of labelled images.
+    """Fits the index's confidences to Parquet files of labeled images.
 
     Raises:
         ValueError: If a file lacks a column.

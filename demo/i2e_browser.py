@@ -91,13 +91,13 @@ class I2EBrowser:
         return ShownRow(row["image"]["bytes"], row["alt_text"], entities=entities)
 
     def _scored_row(self, row: dict[str, Any], shard: str) -> ShownRow:
-        filtered, labelled = (
+        filtered, labeled = (
             self._entity_ids(stage, shard, row["row"]) for stage in ("filter_entities", "label_entities")
         )
         entities: dict[str, ShownEntity] = {}
         for candidate in sorted(row["candidates"], key=lambda candidate: -(candidate["similarity"] or -1)):
             entity_id = candidate["entity_id"]
-            reason = "" if entity_id in labelled else "too few images" if entity_id in filtered else "not in the image"
+            reason = "" if entity_id in labeled else "too few images" if entity_id in filtered else "not in the image"
             name = self.names.get(entity_id, entity_id)
             entities.setdefault(entity_id, ShownEntity(entity_id, name, candidate["similarity"], reason))
         mentions = [(mention["start"], mention["end"]) for mention in row["mentions"]]

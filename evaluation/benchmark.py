@@ -12,7 +12,7 @@ import torch
 from evaluation.embed import Embedded, embed
 from evaluation.embed_texts import embed_texts
 from evaluation.encoders import Encoder
-from evaluation.labelled_images import LabelledImages, open_images
+from evaluation.labeled_images import LabeledImages, open_images
 
 
 WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
@@ -57,14 +57,14 @@ class Benchmark:
         metadata={"help": "entity_recognition: .parquet or JSON lines; else the model's own table."},
     )
     candidates: str = field(
-        default="all", metadata={"help": "entity_recognition: 'all' of that table, or those 'labelled' in the data."}
+        default="all", metadata={"help": "entity_recognition: 'all' of that table, or those 'labeled' in the data."}
     )
     entity_text: str = field(
         default="name_and_description", metadata={"help": "entity_recognition: what is read of an entity, or 'name'."}
     )
     knowledge_base: str | None = field(default=None, metadata={"help": "entity_recognition: texts of unseen ones."})
 
-    def open(self, *, is_gallery: bool = False) -> LabelledImages | None:
+    def open(self, *, is_gallery: bool = False) -> LabeledImages | None:
         """Opens the query images or the gallery; None where there is no gallery."""
         data = self.gallery or (self.data if self.gallery_split else None) if is_gallery else self.data
         if data is None and is_gallery:
@@ -89,7 +89,7 @@ class Embedder:
     batch_size: int = 64
     num_workers: int | None = None
 
-    def __call__(self, images: LabelledImages) -> Embedded:
+    def __call__(self, images: LabeledImages) -> Embedded:
         return embed(
             self.encoder,
             images,
@@ -99,7 +99,7 @@ class Embedder:
         )
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """fp32 features of shape (len(texts), D), not normalised, on the encoder's device."""
+        """fp32 features of shape (len(texts), D), not normalized, on the encoder's device."""
         return embed_texts(self.encoder, texts, batch_size=self.batch_size, cache_dir=self.cache_dir)
 
 
@@ -121,7 +121,7 @@ class Scores:
     chosen: dict[str, float] = field(default_factory=dict)
 
 
-def embedded_labels(images: LabelledImages, embedded: Embedded) -> list[Any]:
+def embedded_labels(images: LabeledImages, embedded: Embedded) -> list[Any]:
     """The label of each embedding."""
     return [images.labels[row] for row in embedded.rows]
 

@@ -10,7 +10,7 @@ import numpy as np
 from evaluation.benchmark import Benchmark, Scores
 from evaluation.figures import Pictures, bar_chart, choose_queries, embedding_map, retrieval_sheet
 from evaluation.gpr1200 import CATEGORIES_PER_DOMAIN, DOMAINS
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from evaluation.results import Result, Value, shared_metric
 
 
@@ -22,8 +22,8 @@ class FoundImages:
     """The images of a benchmark with the embeddings of each model."""
 
     benchmark: Benchmark
-    query: LabelledImages
-    gallery: LabelledImages | None
+    query: LabeledImages
+    gallery: LabeledImages | None
     found: dict[str, Scores]
 
     def draw_all(self, folder: Path, name: str, *, count: int, seed: int) -> None:
@@ -75,7 +75,7 @@ class FoundImages:
         )
 
     def draw_map(self, path: Path, *, seed: int) -> None:
-        """A 2-D map of each model's embeddings, coloured by domain, by `color_column` or by label."""
+        """A 2-D map of each model's embeddings, colored by domain, by `color_column` or by label."""
         rows = self.first().query.rows
         if self.benchmark.task == "gpr1200":
             groups = [DOMAINS[label // CATEGORIES_PER_DOMAIN] for label in self.labels()]
@@ -95,7 +95,7 @@ class FoundImages:
         return [self.query.labels[row] for row in self.first().query.rows]
 
 
-def pictures_of(images: LabelledImages, rows: list[int], benchmark: Benchmark) -> Pictures:
+def pictures_of(images: LabeledImages, rows: list[int], benchmark: Benchmark) -> Pictures:
     """The readable images with their labels and captions."""
     labels = [images.labels[row] for row in rows]
     if benchmark.caption_column:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from modeling_mofi.data.images import UnreadableImage
 from modeling_mofi.whole_files import write_text, write_whole
 
@@ -33,7 +33,7 @@ class Embedded:
 
     Attributes:
         image_embeds: Unit-length fp32 rows of shape (readable rows, D).
-        features: The same rows before normalising.
+        features: The same rows before normalizing.
         rows: The row of the dataset that each embedding belongs to.
         unreadable: Why an image could not be read, by row id.
         num_duplicates: Readable images whose bytes occurred before.
@@ -52,7 +52,7 @@ class Embedded:
 
 
 def embed(
-    encoder: Encoder, images: LabelledImages, *, batch_size: int = 64, num_workers: int | None = None, cache_dir: Path
+    encoder: Encoder, images: LabeledImages, *, batch_size: int = 64, num_workers: int | None = None, cache_dir: Path
 ) -> Embedded:
     """Embeds all images, or reads from the cache what an earlier run embedded.
 
@@ -79,7 +79,7 @@ def part_path(folder: Path, part: range) -> Path:
 
 def embed_parts(
     encoder: Encoder,
-    images: LabelledImages,
+    images: LabeledImages,
     parts: list[range],
     *,
     folder: Path,
@@ -113,7 +113,7 @@ def embed_parts(
 class PreparedImages(Dataset):
     """Decoded and prepared images by row; a row that cannot be read gives its reason instead."""
 
-    def __init__(self, encoder: Encoder, images: LabelledImages):
+    def __init__(self, encoder: Encoder, images: LabeledImages):
         self.prepare, self.images = encoder.prepare, images
 
     def __len__(self) -> int:
@@ -157,8 +157,8 @@ def text_tensor(value: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def join_parts(paths: list[Path], images: LabelledImages) -> Embedded:
-    """Reads the parts of a dataset, checks that their rows are this dataset's, and normalises."""
+def join_parts(paths: list[Path], images: LabeledImages) -> Embedded:
+    """Reads the parts of a dataset, checks that their rows are this dataset's, and normalizes."""
     parts = [load_file(path) for path in paths]
     row_ids = [row_id for part in parts for row_id in json.loads(bytes(part["row_ids"].numpy()))]
     if row_ids != images.row_ids:

@@ -17,7 +17,7 @@ TEXTS_PER_PART = 2**15
 
 
 def embed_texts(encoder: Encoder, texts: list[str], *, batch_size: int = 256, cache_dir: Path) -> torch.Tensor:
-    """fp32 features of shape (len(texts), D), not normalised, on the encoder's device.
+    """fp32 features of shape (len(texts), D), not normalized, on the encoder's device.
 
     Raises:
         UnfitModelError: If the model has no text tower.

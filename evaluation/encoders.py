@@ -37,10 +37,10 @@ class Encoder(Protocol):
     has_text_tower: bool
 
     def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """fp32 features of shape (B, D), not normalised."""
+        """fp32 features of shape (B, D), not normalized."""
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """fp32 features of shape (B, D), not normalised; UnfitModelError without a text tower."""
+        """fp32 features of shape (B, D), not normalized; UnfitModelError without a text tower."""
 
 
 def load_encoder(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
 from modeling_mofi.data.entity_table import COLUMNS, EntityTable
 from modeling_mofi.data.parquet_rows import check_columns
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 KS = (1, 5)
 TABLE_NAME = "entities.parquet"
-CANDIDATES = ("all", "labelled")
+CANDIDATES = ("all", "labeled")
 ENTITY_TEXTS = ("name_and_description", "name")
 BANDS = ((1, 9), (10, 99), (100, 999), (1000, None))  # Images of an entity in the training data.
 
@@ -51,7 +51,7 @@ class Entities:
 
 
 def evaluate_entity_recognition(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Ranks the entities for each image; the label column holds their `entity_id`.
 
@@ -134,7 +134,7 @@ def checkpoint_folder(encoder: Encoder) -> Path:
     return Path(snapshot_download(encoder.name, revision=encoder.revision, allow_patterns=patterns))
 
 
-def read_candidates(benchmark: Benchmark, folder: Path, labelled: set[str]) -> Entities:
+def read_candidates(benchmark: Benchmark, folder: Path, labeled: set[str]) -> Entities:
     """The entities to choose from, in the order of their table.
 
     Raises:
@@ -147,10 +147,10 @@ def read_candidates(benchmark: Benchmark, folder: Path, labelled: set[str]) -> E
     if not benchmark.entities and not Path(path).is_file():
         raise UnfitModelError(f"{path} does not exist; give --entities, the entities.parquet of the training data.")
     entities = read_entities(path, entity_text=benchmark.entity_text)
-    if benchmark.candidates == "labelled":
-        entities = entities.only(labelled)
+    if benchmark.candidates == "labeled":
+        entities = entities.only(labeled)
         if not entities.entity_ids:
-            raise ValueError(f"{path} has none of the {len(labelled)} entities of the data; give another --entities.")
+            raise ValueError(f"{path} has none of the {len(labeled)} entities of the data; give another --entities.")
     return entities
 
 

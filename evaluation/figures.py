@@ -116,7 +116,7 @@ def nearest_rows(embeds: torch.Tensor, queries: Sequence[int], gallery_embeds: t
 
 
 def draw_picture(axes: Any, image: Image.Image, caption: str, *, color: str) -> None:
-    """Draws a picture on a white square with a coloured frame and a short caption below."""
+    """Draws a picture on a white square with a colored frame and a short caption below."""
     axes.imshow(ImageOps.pad(image, (SIDE, SIDE), color="white"))
     axes.set_xticks([])
     axes.set_yticks([])
@@ -166,7 +166,7 @@ def bar_chart(path: Path, bars: dict[str, dict[str, Value]], *, title: str | Non
 
 
 def embedding_map(path: Path, image_embeds: dict[str, torch.Tensor], groups: Sequence[str], *, seed: int = 0) -> None:
-    """Draws t-SNE maps of the embeddings, one per model, coloured by group: the nine largest and the others.
+    """Draws t-SNE maps of the embeddings, one per model, colored by group: the nine largest and the others.
 
     Args:
         image_embeds: Unit-length rows by model.
@@ -201,8 +201,8 @@ def embedding_map(path: Path, image_embeds: dict[str, torch.Tensor], groups: Seq
 def place_in_plane(embeds: np.ndarray, *, seed: int) -> np.ndarray:
     """Coordinates of shape (rows, 2) by t-SNE on the cosine distance; too few rows for it are projected."""
     if len(embeds) < 10:
-        centred = embeds - embeds.mean(axis=0)
-        return (centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T)[:, :2]
+        centered = embeds - embeds.mean(axis=0)
+        return (centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T)[:, :2]
     perplexity = min(30, (len(embeds) - 1) // 3)
     return TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(embeds)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from metrics.retrieval_map.retrieval_map import average_precision
 
 
@@ -25,7 +25,7 @@ FILE_NAME = re.compile(r"(\d+)_.+")
 
 
 def evaluate_gpr1200(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Embeds and ranks GPR1200; without a label column the file names give the categories, which become the labels."""
     if benchmark.label_column:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from metrics.recall_at_k.recall_at_k import best_rank, recall
 
 
@@ -12,7 +12,7 @@ KS = (1, 5, 10)
 
 
 def evaluate_image_text_retrieval(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Ranks texts for each image and images for each text; a row may hold one text or a list of them."""
     embedded = embedder(query)

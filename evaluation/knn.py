@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification: train images vote on the class of each test image."""
+"""k-nearest-neighbor classification: train images vote on the class of each test image."""
 
 import logging
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from metrics.knn_accuracy.knn_accuracy import nearest, vote
 
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_knn(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Classifies the query images by the gallery's, or by one another; the sweep of k shares one search."""
     query_embedded = embedder(query)
@@ -44,7 +44,7 @@ def knn(
     Args:
         query_embeds: Unit-length rows of shape (num_queries, D).
         gallery_embeds: Unit-length rows that vote; None lets the other queries vote.
-        ks: Neighbours that vote; those beyond the gallery are left out and logged.
+        ks: Neighbors that vote; those beyond the gallery are left out and logged.
         temperature: Weighted votes count exp(similarity / temperature), as in ImageNet's protocol with 0.07.
 
     Raises:
@@ -56,9 +56,9 @@ def knn(
         raise ValueError(f"No k of {ks} fits a gallery of {available} images.")
     if len(fitting) < len(ks):
         logger.warning("only k up to %d fit a gallery of %d images", fitting[-1], available)
-    scores, neighbours = nearest(query_embeds, gallery_embeds, k=fitting[-1])
+    scores, neighbors = nearest(query_embeds, gallery_embeds, k=fitting[-1])
     scores = scores.cpu()
-    labels = np.asarray(query_labels if gallery_labels is None else gallery_labels)[neighbours.cpu().numpy()]
+    labels = np.asarray(query_labels if gallery_labels is None else gallery_labels)[neighbors.cpu().numpy()]
     right = np.asarray(query_labels)
     results = {}
     for k in fitting:

@@ -8,19 +8,19 @@ import torch
 from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from evaluation.zero_shot import weighted_by_class
 
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 0.2  # Part of the training images that chooses the regularisation.
+HELD_OUT = 0.2  # Part of the training images that chooses the regularization.
 LOGITS_PER_CHUNK = 2**26  # 256 MiB of fp32
 MAX_ITERATIONS = 1000
 
 
 def evaluate_linear_probe(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Trains on the gallery, tests on the query images; `per class` is the mean over classes of their accuracies."""
     if gallery is None:

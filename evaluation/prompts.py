@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from modeling_mofi.bundled import find_config
 
 
@@ -46,7 +46,7 @@ def read_prompts(prompts: str, data: str) -> list[str]:
     return templates
 
 
-def read_class_names(class_names: str | None, images: LabelledImages, data: str) -> dict[Any, str]:
+def read_class_names(class_names: str | None, images: LabeledImages, data: str) -> dict[Any, str]:
     """Name of each class by label, in the order of the labels.
 
     Args:

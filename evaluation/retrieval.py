@@ -1,4 +1,4 @@
-"""Image retrieval: mean average precision and nearest-neighbour accuracy on any labelled images."""
+"""Image retrieval: mean average precision and nearest-neighbor accuracy on any labeled images."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from metrics.knn_accuracy.knn_accuracy import knn_correct
 from metrics.retrieval_map.retrieval_map import average_precision
 
 
 def evaluate_retrieval(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Embeds query and gallery, and ranks."""
     query_embedded = embedder(query)

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
-from evaluation.labelled_images import LabelledImages
+from evaluation.labeled_images import LabeledImages
 from evaluation.prompts import read_class_names, read_prompts
 
 
 def evaluate_zero_shot(
-    benchmark: Benchmark, embedder: Embedder, *, query: LabelledImages, gallery: LabelledImages | None = None
+    benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
     """Names the class of each image; `per class` is the mean over classes of their accuracies."""
     prompts = read_prompts(benchmark.prompts, benchmark.data)

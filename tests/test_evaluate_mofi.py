@@ -142,7 +142,7 @@ def test_every_task_runs_from_the_command(run, colors_file, clip_folder, task, m
     assert all(0 <= value.value <= 1 for value in result.values.values() if value.num_queries)
 
 
-def test_neighbours_vote_between_the_splits_of_a_folder(run, tmp_path):
+def test_neighbors_vote_between_the_splits_of_a_folder(run, tmp_path):
     for split, count in (("train", 3), ("validation", 2)):
         for name, color in COLORS.items():
             (tmp_path / "photos" / split / name).mkdir(parents=True)

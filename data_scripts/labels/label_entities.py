@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from data_scripts.arguments import LabelArguments
 from data_scripts.engine.files import write_array
 from data_scripts.knowledge_base.store import KnowledgeBase, find_sorted
-from data_scripts.schema import ENTITIES_TABLE, labelled_schema
+from data_scripts.schema import ENTITIES_TABLE, labeled_schema
 
 
 # A little more and less than the share of hashes that fills the cap; beyond six deviations nothing is ever found.
@@ -240,7 +240,7 @@ def label_rows(table: pa.Table, *, labels: Labels, options: LabelArguments) -> t
         "entity_labels": pa.ListArray.from_arrays(offsets, pa.array(rows.labels[kept], pa.int64())),
     }
     dropped = {"entity too rare": int((~is_numbered).sum()), "over the cap": int((is_numbered & ~is_left).sum())}
-    return pa.table(columns, schema=labelled_schema()), {reason: num for reason, num in dropped.items() if num}
+    return pa.table(columns, schema=labeled_schema()), {reason: num for reason, num in dropped.items() if num}
 
 
 def hash_of(key: str) -> int:

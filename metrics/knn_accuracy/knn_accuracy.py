@@ -1,4 +1,4 @@
-"""Accuracy of the k nearest neighbours, by majority or weighted by similarity, in chunks, on a CPU or a GPU.
+"""Accuracy of the k nearest neighbors, by majority or weighted by similarity, in chunks, on a CPU or a GPU.
 
     import evaluate
     metric = evaluate.load("metrics/knn_accuracy")
@@ -6,7 +6,7 @@
     metric.compute(image_embeds=query, labels=query_labels, gallery_embeds=train, gallery_labels=train_labels, k=20)
 
 The scores are dot products in fp32: pass rows of unit length for the cosine. Equal scores rank by gallery index, and
-of classes with equal votes the one with the nearest neighbour wins.
+of classes with equal votes the one with the nearest neighbor wins.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ Labels = Sequence[str] | Sequence[int] | np.ndarray
 SCORES_PER_CHUNK = 2**24  # 64 MiB of fp32
 GALLERY_PER_CHUNK = 2**17
 
-DESCRIPTION = "Accuracy of k nearest neighbours; ties rank by gallery index, tied votes by the nearest neighbour."
+DESCRIPTION = "Accuracy of k nearest neighbors; ties rank by gallery index, tied votes by the nearest neighbor."
 INPUTS = """
 Args:
     image_embeds: Query rows of shape (num_queries, D), of unit length for the cosine.
     labels: Class of each query, all strings or all ints.
     gallery_embeds, gallery_labels: What is searched; the queries themselves, each without itself, if left out.
-    k: Neighbours that vote.
-    temperature: Votes weigh exp(similarity / temperature); None gives each neighbour one vote.
+    k: Neighbors that vote.
+    temperature: Votes weigh exp(similarity / temperature); None gives each neighbor one vote.
 Returns:
     accuracy in [0, 1].
 """
@@ -46,13 +46,13 @@ def knn_correct(
     temperature: float | None = None,
     scores_per_chunk: int = SCORES_PER_CHUNK,
 ) -> np.ndarray:
-    """Whether the vote of its k nearest neighbours names each query's class, bool of shape (num_queries,).
+    """Whether the vote of its k nearest neighbors names each query's class, bool of shape (num_queries,).
 
     Args:
         query_embeds: Array or tensor of shape (num_queries, D); a tensor decides the device.
         gallery_embeds: Shape (num_gallery, D); None asks the other queries.
-        k: Neighbours that vote; at most the size of the gallery.
-        temperature: Votes weigh exp(score / temperature); None gives each neighbour one vote.
+        k: Neighbors that vote; at most the size of the gallery.
+        temperature: Votes weigh exp(score / temperature); None gives each neighbor one vote.
 
     Raises:
         ValueError: If shapes or kinds of labels disagree, a row is not finite, or k or temperature is out of range.
@@ -63,8 +63,8 @@ def knn_correct(
     labels = query_labels if gallery_embeds is None else one_per_row(gallery_labels, gallery_embeds, "gallery")
     if (labels.dtype.kind in "US") != (query_labels.dtype.kind in "US"):
         raise ValueError("The query and gallery labels mix strings and numbers; give both in the same form.")
-    scores, neighbours = nearest(query_embeds, gallery_embeds, k=k, scores_per_chunk=scores_per_chunk)
-    return vote(scores.cpu(), labels[neighbours.cpu().numpy()], temperature) == query_labels
+    scores, neighbors = nearest(query_embeds, gallery_embeds, k=k, scores_per_chunk=scores_per_chunk)
+    return vote(scores.cpu(), labels[neighbors.cpu().numpy()], temperature) == query_labels
 
 
 def one_per_row(labels: Labels | None, embeds: Rows, name: str) -> np.ndarray:
@@ -76,7 +76,7 @@ def one_per_row(labels: Labels | None, embeds: Rows, name: str) -> np.ndarray:
 
 
 def vote(scores: torch.Tensor, labels: np.ndarray, temperature: float | None = None) -> np.ndarray:
-    """The winning label of each row of neighbours, nearest first; the nearest neighbour decides between equal votes.
+    """The winning label of each row of neighbors, nearest first; the nearest neighbor decides between equal votes.
 
     Args:
         scores: Shape (rows, k), descending.

@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A demo that knows four colours and shows 24 images."""
+    """A demo that knows four colors and shows 24 images."""
     from app import Demo
 
     root = tmp_path_factory.mktemp("demo")
@@ -40,7 +40,7 @@ def save(image, path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
-def test_image_of_any_mode_gets_entities_and_neighbours(demo, tmp_path, mode):
+def test_image_of_any_mode_gets_entities_and_neighbors(demo, tmp_path, mode):
     image = Image.new("L", (30, 20), 90) if mode == "I;16" else Image.new("RGB", (30, 20), COLORS[0])
     name = "query.jpg" if mode == "CMYK" else "query.png"
     html, nearest = demo.name_entities(save(image.convert(mode), tmp_path / name))
@@ -116,21 +116,19 @@ def test_upload_of_100_mb_is_refused(demo):
         app.close()
 
 
-def test_labelled_images_give_confidences_and_nothing_known(demo, tmp_path):
+def test_labeled_images_give_confidences_and_nothing_known(demo, tmp_path):
     from app import Demo
 
     rows = {"image": [], "label": []}
     for row in range(16):
         rows["image"].append({"bytes": picture(COLORS[row % 4], seed=row), "path": None})
         rows["label"].append(f"Q{row % 4}" if row < 8 else None)
-    pq.write_table(pa.table(rows), tmp_path / "labelled.parquet")
-    calibrated = Demo(demo.encoder.name, calibration=[str(tmp_path / "labelled.parquet")], label_column="label")
+    pq.write_table(pa.table(rows), tmp_path / "labeled.parquet")
+    calibrated = Demo(demo.encoder.name, calibration=[str(tmp_path / "labeled.parquet")], label_column="label")
     html, nearest = calibrated.name_entities(save(Image.new("RGB", (30, 20), COLORS[0]), tmp_path / "query.png"))
     assert "this index knows (" in html and "% · cosine" in html and nearest == []
-    with pytest.raises(
-        ValueError, match="labelled.parquet has no column gold_entity_id; its columns are image, label"
-    ):
-        Demo(demo.encoder.name, calibration=[str(tmp_path / "labelled.parquet")])
+    with pytest.raises(ValueError, match="labeled.parquet has no column gold_entity_id; its columns are image, label"):
+        Demo(demo.encoder.name, calibration=[str(tmp_path / "labeled.parquet")])
 
 
 def test_saved_index_is_taken_with_its_calibration(demo, tmp_path):

@@ -31,7 +31,7 @@ def own_caches(tmp_path, monkeypatch):
 
 
 def picture(color, *, seed=0, size=(20, 16), format="PNG"):
-    """A noisy picture of one colour, as a file."""
+    """A noisy picture of one color, as a file."""
     noise = np.random.default_rng(seed).integers(-20, 20, (*size[::-1], 3))
     content = io.BytesIO()
     Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(content, format)
@@ -53,7 +53,7 @@ def write_rows(tmp_path):
 
 @pytest.fixture
 def colors_file(write_rows):
-    """Twelve pictures, four of each colour, with string and int labels."""
+    """Twelve pictures, four of each color, with string and int labels."""
     names = [name for name in COLORS for _ in range(4)]
     return write_rows(
         image=[picture(COLORS[name], seed=seed) for seed, name in enumerate(names)],

@@ -3,7 +3,7 @@ from PIL import Image
 
 from evaluation.benchmark import Benchmark
 from evaluation.draw_results import FoundImages, draw_bars
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from evaluation.results import Result, Value
 from evaluation.retrieval import evaluate_retrieval
 

@@ -6,7 +6,7 @@ import torch
 from evaluation import embed as embed_module
 from evaluation.benchmark import Embedder
 from evaluation.encoders import PixelEncoder, load_encoder
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from tests.evaluation.conftest import COLORS, picture
 
 

@@ -9,7 +9,7 @@ import torch
 from evaluation.benchmark import Benchmark, Embedder
 from evaluation.encoders import UnfitModelError
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from modeling_mofi.sharded_rows import save_rows
 from tests.evaluation.conftest import COLORS, picture
 from tests.evaluation.test_zero_shot import ColorEncoder
@@ -23,7 +23,7 @@ def write_entities(folder, *, ids=("Q-red", "Q-green"), counts=(5, 50), labels=(
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """An encoder of colours whose folder holds two entities and a head for them."""
+    """An encoder of colors whose folder holds two entities and a head for them."""
     folder = tmp_path / "checkpoint"
     save_rows(folder, {"weight": torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])}, name="entity_head", num_rows=2)
     write_entities(folder)
@@ -48,7 +48,7 @@ def test_head_text_and_both_name_the_seen_entities(checkpoint, images):
 
 
 def test_the_text_tower_names_unseen_entities_of_the_knowledge_base(checkpoint, images, tmp_path):
-    lines = [{"entity_id": "Q-blue", "name": "blue", "description": "a colour"}]
+    lines = [{"entity_id": "Q-blue", "name": "blue", "description": "a color"}]
     (tmp_path / "kb.jsonl").write_text("\n".join(map(json.dumps, lines)))
     benchmark = Benchmark(knowledge_base=str(tmp_path / "kb.jsonl"))
     scores = evaluate_entity_recognition(benchmark, checkpoint, query=images)
@@ -105,8 +105,8 @@ def test_an_entity_without_images_is_in_no_band(tmp_path):
 @pytest.fixture
 def colors_knowledge_base(tmp_path):
     """Four entities in another order than the checkpoint's, two of them unknown to it."""
-    names = ("blue", "green", "red", "grey")
-    lines = [{"entity_id": f"Q-{name}", "name": name, "description": "a colour"} for name in names]
+    names = ("blue", "green", "red", "gray")
+    lines = [{"entity_id": f"Q-{name}", "name": name, "description": "a color"} for name in names]
     (tmp_path / "kb.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return str(tmp_path / "kb.jsonl")
 
@@ -120,7 +120,7 @@ def test_any_table_of_entities_gives_the_candidates(checkpoint, images, colors_k
 
 
 def test_candidates_can_be_only_the_entities_of_the_data(checkpoint, images, colors_knowledge_base):
-    benchmark = Benchmark(entities=colors_knowledge_base, candidates="labelled")
+    benchmark = Benchmark(entities=colors_knowledge_base, candidates="labeled")
     assert evaluate_entity_recognition(benchmark, checkpoint, query=images).counts["entities"] == 3
 
 
@@ -131,7 +131,7 @@ def test_the_head_names_candidates_in_any_order(checkpoint, images, tmp_path):
     np.testing.assert_array_equal(scores.by_query["head top-1"], [1.0] * 8 + [np.nan] * 4)
 
 
-@pytest.mark.parametrize(("entity_text", "text"), [("name", "blue"), ("name_and_description", "blue, a colour")])
+@pytest.mark.parametrize(("entity_text", "text"), [("name", "blue"), ("name_and_description", "blue, a color")])
 def test_entities_are_read_by_name_or_with_their_description(colors_knowledge_base, entity_text, text):
     assert read_entities(colors_knowledge_base, entity_text=entity_text).texts[0] == text
 
@@ -145,7 +145,7 @@ def test_unknown_settings_are_refused(checkpoint, images, setting):
 
 def test_a_table_without_the_entities_of_the_data_is_refused(checkpoint, images, tmp_path):
     (tmp_path / "other.jsonl").write_text('{"entity_id": "Q1", "name": "one", "description": ""}')
-    benchmark = Benchmark(entities=str(tmp_path / "other.jsonl"), candidates="labelled")
+    benchmark = Benchmark(entities=str(tmp_path / "other.jsonl"), candidates="labeled")
     with pytest.raises(ValueError, match="has none of the 3 entities of the data"):
         evaluate_entity_recognition(benchmark, checkpoint, query=images)
 

@@ -4,7 +4,7 @@ import torch
 
 from evaluation.benchmark import Benchmark
 from evaluation.gpr1200 import DOMAINS, categories_of_files, evaluate_gpr1200, gpr1200
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from tests.evaluation.conftest import COLORS, picture
 
 

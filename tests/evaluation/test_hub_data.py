@@ -36,7 +36,7 @@ SCRIPT = """
 import sys
 
 import evaluate_mofi
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 
 recipe, cache_dir, *asked = sys.argv[1:]
 evaluate_mofi.main([recipe, "--cache_dir", cache_dir])
@@ -57,7 +57,7 @@ RECIPE = """
 model: [me/mofi]
 bootstrap: 0
 benchmarks:
-  neighbours: {task: knn, data: me/colors, split: test, gallery_split: train, label_column: label, ks: [1]}
+  neighbors: {task: knn, data: me/colors, split: test, gallery_split: train, label_column: label, ks: [1]}
   names:
     {task: zero_shot, data: me/colors, split: test, label_column: label,
      class_names: classnames.txt, prompts: "me/colors:prompts.txt"}
@@ -67,7 +67,7 @@ benchmarks:
 
 
 def rows(count):
-    """A Parquet file with pictures of the three colours in turn."""
+    """A Parquet file with pictures of the three colors in turn."""
     files = [picture(list(COLORS.values())[row % 3], seed=row) for row in range(count)]
     table = {
         "image": [{"bytes": content, "path": None} for content in files],
@@ -127,7 +127,7 @@ def done(hub, tmp_path_factory):
 def test_data_sets_and_models_of_the_hub_are_evaluated(done):
     results = done[1]
     assert {name: result["counts"]["images"] for name, result in results.items()} == {
-        "neighbours": 9,
+        "neighbors": 9,
         "names": 9,
         "entities": 9,
         "flat": 6,

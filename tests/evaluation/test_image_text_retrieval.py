@@ -3,7 +3,7 @@ import torch
 
 from evaluation.benchmark import Benchmark
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval, image_text_recall, texts_of_rows
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from tests.evaluation.conftest import COLORS, picture
 from tests.evaluation.test_zero_shot import colors  # noqa: F401
 

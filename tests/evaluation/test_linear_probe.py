@@ -5,17 +5,17 @@ from sklearn.linear_model import LogisticRegression
 
 from evaluation import linear_probe
 from evaluation.benchmark import Benchmark
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from evaluation.linear_probe import choose_regularization, evaluate_linear_probe, fit_probe, hold_out
 
 
 def clusters(num_rows, *, spread, seed=0):
-    """Unit-length rows around five centres, and the centre of each."""
+    """Unit-length rows around five centers, and the center of each."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(5, 12, generator=torch.Generator().manual_seed(9))
+    centers = torch.randn(5, 12, generator=torch.Generator().manual_seed(9))
     targets = torch.randint(0, 5, (num_rows,), generator=generator)
     noise = spread * torch.randn(num_rows, 12, generator=generator)
-    return torch.nn.functional.normalize(centres[targets] + noise), targets
+    return torch.nn.functional.normalize(centers[targets] + noise), targets
 
 
 @pytest.mark.parametrize("regularization", [0.1, 10.0, 1000.0])
@@ -44,7 +44,7 @@ def test_a_start_elsewhere_reaches_the_same_solution():
     torch.testing.assert_close(warm.weight, cold.weight, atol=5e-3, rtol=0)
 
 
-def test_noisy_data_choose_a_strong_regularisation_and_say_when_the_sweep_is_too_short(caplog):
+def test_noisy_data_choose_a_strong_regularization_and_say_when_the_sweep_is_too_short(caplog):
     embeds, targets = clusters(60, spread=6.0)
     assert choose_regularization(embeds, targets, [1.0, 1e6]) == 1.0
     assert "the best C, 1, is at the end of the sweep" in caplog.text

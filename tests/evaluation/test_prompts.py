@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from evaluation.prompts import read_class_names, read_prompts
 
 

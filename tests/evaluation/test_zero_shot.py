@@ -5,13 +5,13 @@ import torch
 from evaluation import zero_shot
 from evaluation.benchmark import Benchmark, Embedder
 from evaluation.encoders import PixelEncoder, load_encoder
-from evaluation.labelled_images import open_images
+from evaluation.labeled_images import open_images
 from evaluation.zero_shot import classify, embed_classes, evaluate_zero_shot, weighted_by_class
 from tests.evaluation.conftest import COLORS, picture
 
 
 class ColorEncoder(PixelEncoder):
-    """Embeds an image as its mean colour and a text as the colours that it names."""
+    """Embeds an image as its mean color and a text as the colors that it names."""
 
     has_text_tower = True
 

@@ -23,10 +23,10 @@ def sorted_by_hand(query, gallery, k, leave_out):
 
 @pytest.mark.parametrize("k", [1, 3, 38])
 @pytest.mark.parametrize("scores_per_chunk", [1, 100, 2**24])
-def test_neighbours_equal_brute_force_with_ties(k, scores_per_chunk):
+def test_neighbors_equal_brute_force_with_ties(k, scores_per_chunk):
     embeds = tied_rows(39)
-    _, neighbours = nearest(embeds, k=k, scores_per_chunk=scores_per_chunk)
-    assert neighbours.tolist() == sorted_by_hand(embeds, embeds, k, leave_out=True)
+    _, neighbors = nearest(embeds, k=k, scores_per_chunk=scores_per_chunk)
+    assert neighbors.tolist() == sorted_by_hand(embeds, embeds, k, leave_out=True)
 
 
 @pytest.mark.parametrize("gallery_per_chunk", [4, 7, 1000])
@@ -35,14 +35,14 @@ def test_a_gallery_in_chunks_equals_brute_force_with_ties(monkeypatch, gallery_p
     monkeypatch.setattr(knn_accuracy, "GALLERY_PER_CHUNK", gallery_per_chunk)
     query = tied_rows(30)
     gallery = query if leave_out else tied_rows(53, seed=1)
-    _, neighbours = nearest(query, None if leave_out else gallery, k=9)
-    assert neighbours.tolist() == sorted_by_hand(query, gallery, 9, leave_out)
+    _, neighbors = nearest(query, None if leave_out else gallery, k=9)
+    assert neighbors.tolist() == sorted_by_hand(query, gallery, 9, leave_out)
 
 
 def test_bf16_features_are_scored_in_fp32():
     embeds = torch.randn(50, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
-    _, neighbours = nearest(embeds, k=5)
-    assert neighbours.tolist() == sorted_by_hand(embeds.float(), embeds.float(), 5, leave_out=True)
+    _, neighbors = nearest(embeds, k=5)
+    assert neighbors.tolist() == sorted_by_hand(embeds.float(), embeds.float(), 5, leave_out=True)
 
 
 def test_the_majority_wins_and_the_nearest_decides_a_draw():
@@ -50,7 +50,7 @@ def test_the_majority_wins_and_the_nearest_decides_a_draw():
     assert vote(torch.tensor([[0.9, 0.8, 0.7]] * 3), labels).tolist() == ["b", "a", "a"]
 
 
-def test_a_temperature_lets_near_neighbours_outvote_many():
+def test_a_temperature_lets_near_neighbors_outvote_many():
     scores, labels = torch.tensor([[0.9, 0.1, 0.1]]), np.array([["a", "b", "b"]])
     assert vote(scores, labels, temperature=0.07).tolist() == ["a"]
     assert vote(scores, labels, temperature=100.0).tolist() == ["b"]
@@ -84,6 +84,6 @@ def test_the_module_loads_from_its_path(labels):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_neighbours_of_the_cpu():
+def test_a_gpu_gives_the_neighbors_of_the_cpu():
     embeds = tied_rows(500)
     assert nearest(embeds.cuda(), k=9)[1].tolist() == nearest(embeds, k=9)[1].tolist()

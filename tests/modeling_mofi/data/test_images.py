@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
 from data_scripts.images.decode_images import decode_images
-from evaluation.labelled_images import read_hashed
+from evaluation.labeled_images import read_hashed
 from modeling_mofi import MofiImageProcessor
 from modeling_mofi.data.collator import PositionDataset
 from modeling_mofi.data.images import FORMATS, ImageBounds, UnreadableImage, decode_image, read_file, read_image

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from evaluation.labelled_images import open_images, read_hashed, share_labels
+from evaluation.labeled_images import open_images, read_hashed, share_labels
 from modeling_mofi.data.images import UnreadableImage
 from tests.evaluation.conftest import COLORS, picture
 
@@ -19,7 +19,7 @@ def test_a_parquet_file_gives_labels_and_row_ids(colors_file):
     assert images.read(0)[0].size == (20, 16)
 
 
-def test_a_folder_of_images_is_labelled_by_its_subfolders(tmp_path):
+def test_a_folder_of_images_is_labeled_by_its_subfolders(tmp_path):
     for name in ("green", "red"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / f"{name}.png").write_bytes(picture(COLORS[name]))

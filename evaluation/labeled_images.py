@@ -1,4 +1,4 @@
-"""Opens labelled images from Parquet files, a folder of images or a `datasets` id, undecoded, with stable row ids."""
+"""Opens labeled images from Parquet files, a folder of images or a `datasets` id, undecoded, with stable row ids."""
 
 import contextlib
 import difflib
@@ -26,7 +26,7 @@ ID_COLUMNS = ("image_id", "__key__")  # Ours, and WebDataset's.
 
 
 @dataclass
-class LabelledImages:
+class LabeledImages:
     """Rows of a dataset whose images stay undecoded until they are embedded.
 
     Attributes:
@@ -75,7 +75,7 @@ def open_images(
     image_root: str | None = None,
     split: str | None = None,
     limit: int | None = None,
-) -> LabelledImages:
+) -> LabeledImages:
     """Opens a dataset of images.
 
     Args:
@@ -96,7 +96,7 @@ def open_images(
     image_column = find_image_column(rows, image_column, data)
     if label_column is not None:
         check_column(rows, label_column, data, flag="--label_column")
-        rows = drop_unlabelled(rows, label_column, data)
+        rows = drop_unlabeled(rows, label_column, data)
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     if not len(rows):
@@ -104,7 +104,7 @@ def open_images(
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
     folders = image_folders(data, image_root)
     labels, names = read_labels(rows, label_column) if label_column is not None else (None, {})
-    return LabelledImages(
+    return LabeledImages(
         name=data,
         rows=rows,
         image_column=image_column,
@@ -135,7 +135,7 @@ def fingerprint_rows(rows: datasets.Dataset, image_column: str, folders: Sequenc
     return digest.hexdigest()[:16]
 
 
-def share_labels(query: LabelledImages, gallery: LabelledImages | None) -> None:
+def share_labels(query: LabeledImages, gallery: LabeledImages | None) -> None:
     """Calls the classes of both by their names where the two datasets number them differently.
 
     Folders opened one by one count their subfolders each on its own, so that a class that one of them lacks would
@@ -174,7 +174,7 @@ def check_column(rows: datasets.Dataset, column: str, data: str, *, flag: str | 
         raise ValueError(f"{data} has no column {column!r}; it has {', '.join(rows.column_names)}.{hint}{choice}")
 
 
-def drop_unlabelled(rows: datasets.Dataset, label_column: str, data: str) -> datasets.Dataset:
+def drop_unlabeled(rows: datasets.Dataset, label_column: str, data: str) -> datasets.Dataset:
     """Leaves out rows whose label is null, or -1 as a ClassLabel says it, and says how many."""
     nothing = (None, -1) if isinstance(rows.features[label_column], datasets.ClassLabel) else (None,)
     kept = [row for row, label in enumerate(rows[label_column]) if label not in nothing]
