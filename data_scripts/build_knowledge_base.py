@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from data_scripts.engine.engines import Engine
 from data_scripts.engine.files import fingerprint_file, hash_file, hash_settings
-from data_scripts.knowledge_base.facts import add_part_facts, add_table_facts, open_database, put_own_over_others
+from data_scripts.engine.folder_lock import hold_folder
+from data_scripts.knowledge_base.database import open_database, remove_database
+from data_scripts.knowledge_base.facts import add_part_facts, add_table_facts, put_own_over_others
 from data_scripts.knowledge_base.languages import fallback_languages
+from data_scripts.knowledge_base.links import write_links
 from data_scripts.knowledge_base.read_parts import copy_knowledge_base, read_source
 from data_scripts.knowledge_base.selection import Selection, read_exclusions, select_entities
 from data_scripts.knowledge_base.store import FORMAT_VERSION, MANIFEST, read_manifest
@@ -37,7 +39,7 @@ from data_scripts.knowledge_base.write_entities import join_lists, write_entitie
 from modeling_mofi.bundled import find_config
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
-from modeling_mofi.whole_files import try_read_json, write_json
+from modeling_mofi.whole_files import TEMPORARY, remove_temporary_files, try_read_json, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,11 @@ DUMP_SUFFIXES = (".json", ".json.gz", ".json.bz2")
 # An item that no wiki has a page about is most often one of a bulk import: a star, a gene, a paper.
 MIN_SITELINKS = 1
 FILE_SETTINGS = ("extend", "exclusions", "anchor_counts", "embeddings", "entity_ids")
+PRELOAD = ("data_scripts.knowledge_base.read_parts", "data_scripts.knowledge_base.write_arrays")
+# What the joins leave; written last, so that a build that was stopped later does not join again.
+JOINED = "joined.json"
+JOINS = ("entities.arrow", "entity_ids.npy", "id_order.npy", "popularity.npy", "link_offsets.npy", "link_targets.npy")
+JOINS += ("link_weights.npy", "link_norms.npy")
 NOT_CONTENT = ("output_dir", "num_processes", "memory_gigabytes", "max_bad_lines", "download_dir")
 
 
@@ -159,19 +166,24 @@ def build_knowledge_base(args: KnowledgeBaseArguments) -> Path:
     content = describe_content(args, downloads)
     source_hash = hash_settings([FORMAT_VERSION, content])
     parts = folder / f"parts-{source_hash[:12]}"
-    if is_finished(folder, source_hash):
-        clear_leftovers(folder, parts)
+    if is_finished(folder, source_hash) and not parts.exists():
         return folder
-    parts.mkdir(parents=True, exist_ok=True)
-    counts = read_sources(args, parts, downloads, revisions=content["revisions"])
-    table, left = join_sources(args, folder, parts, downloads, revisions=content["revisions"])
-    counts |= {reason: counts.get(reason, 0) + count for reason, count in left.items()}
-    if table.num_rows == 0:
-        raise ValueError(f"{args.source} has no entity that can be kept ({counts}); is it JSONL or a Wikidata dump?")
-    write_arrays(folder, table, anchor_counts=args.anchor_counts, embeddings_path=args.embeddings)
-    write_manifest(folder, args, content=content, source_hash=source_hash, counts=counts)
-    clear_leftovers(folder, parts)
-    logger.info("build_knowledge_base: %s", ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    with hold_folder(folder), Engine(num_processes=args.num_processes, preload=PRELOAD) as engine:
+        clear_leftovers(folder, keep=parts)
+        if not is_finished(folder, source_hash):
+            counts = join_once(args, folder, parts, downloads, revisions=content["revisions"], engine=engine)
+            write_arrays(
+                folder,
+                parts,
+                engine=engine,
+                config_hash=source_hash,
+                anchor_counts=args.anchor_counts,
+                embeddings_path=args.embeddings,
+                memory_gigabytes=args.memory_gigabytes,
+            )
+            write_manifest(folder, args, content=content, source_hash=source_hash, counts=counts)
+            logger.info("build_knowledge_base: %s", ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+        clear_leftovers(folder)
     return folder
 
 
@@ -200,11 +212,41 @@ def describe_content(args: KnowledgeBaseArguments, downloads: Path) -> dict[str,
     return content
 
 
+def join_once(
+    args: KnowledgeBaseArguments,
+    folder: Path,
+    parts: Path,
+    downloads: Path,
+    *,
+    revisions: dict[str, str],
+    engine: Engine,
+) -> dict[str, int]:
+    """Reads and joins the sources and writes the entity table, if a build that was stopped has not done so.
+
+    Returns:
+        Counts of lines and of entities by what became of them.
+
+    Raises:
+        ValueError: If no entity is kept.
+    """
+    joined = try_read_json(parts / JOINED)
+    if joined is not None and all(has_size(folder / name, size) for name, size in joined["bytes"].items()):
+        return joined["counts"]
+    parts.mkdir(parents=True, exist_ok=True)
+    counts = read_sources(args, parts, downloads, revisions=revisions, engine=engine)
+    for reason, count in join_sources(args, folder, parts, downloads, revisions=revisions).items():
+        counts[reason] = counts.get(reason, 0) + count
+    if not counts.get("kept"):
+        raise ValueError(f"{args.source} has no entity that can be kept ({counts}); is it JSONL or a Wikidata dump?")
+    write_json(parts / JOINED, {"counts": counts, "bytes": {name: (folder / name).stat().st_size for name in JOINS}})
+    return counts
+
+
 def read_sources(
-    args: KnowledgeBaseArguments, parts: Path, downloads: Path, *, revisions: dict[str, str]
+    args: KnowledgeBaseArguments, parts: Path, downloads: Path, *, revisions: dict[str, str], engine: Engine
 ) -> dict[str, int]:
     """Parses or fetches what is not a table on this machine yet; counts lines by what they are."""
-    options = {"max_bad_lines": args.max_bad_lines, "num_processes": args.num_processes}
+    options = {"max_bad_lines": args.max_bad_lines, "engine": engine}
     counts: dict[str, int] = {}
     if args.kind in ("dump", "lines"):
         counts = read_source(args.source, parts / "base", languages=args.languages, **options)
@@ -220,11 +262,11 @@ def read_sources(
 
 def join_sources(
     args: KnowledgeBaseArguments, folder: Path, parts: Path, downloads: Path, *, revisions: dict[str, str]
-) -> tuple[pa.Table, dict[str, int]]:
-    """Chooses the entities that are kept, joins what is said about them, and writes the entity table.
+) -> dict[str, int]:
+    """Chooses the entities that are kept, joins what is said about them, and writes the entity table and its links.
 
     Returns:
-        The table, and counts by reason.
+        Counts by reason.
     """
     selection = Selection(
         read_exclusions(args.exclusions, args.exclude_types),
@@ -234,24 +276,25 @@ def join_sources(
         entity_ids=args.entity_ids,
         language=args.language,
     )
-    database = open_database(
-        parts / "join.duckdb", memory_gigabytes=args.memory_gigabytes, num_threads=args.num_processes
-    )
-    with contextlib.closing(database):
+    database = parts / "join.duckdb"
+    options = {"memory_gigabytes": args.memory_gigabytes, "num_threads": args.num_processes}
+    with contextlib.closing(open_database(database, **options)) as connection:
         prefix, superseded = "base_" if args.extend else "", 0
         if args.kind in ("hub", "tables"):
             place = args.source if args.kind == "tables" else None
             files = find_tables(Path(place), args.languages) if place else list_fetched(downloads, revisions)
-            add_table_facts(database, files, args.languages, prefix=prefix)
+            add_table_facts(connection, files, args.languages, prefix=prefix)
         else:
-            superseded = add_part_facts(database, parts / "base", prefix=prefix, is_own=False)
+            superseded = add_part_facts(connection, parts / "base", prefix=prefix, is_own=False)
         if args.extend:
-            superseded += add_part_facts(database, parts / "own", prefix="own_", is_own=True)
-            put_own_over_others(database)
-        counts = select_entities(database, selection)
-        join_lists(database)
-        table = write_entities(database, folder / "entities.arrow")
-    return table, counts | ({"superseded by a later line": superseded} if superseded else {})
+            superseded += add_part_facts(connection, parts / "own", prefix="own_", is_own=True)
+            put_own_over_others(connection)
+        counts = select_entities(connection, selection)
+        if counts.get("kept"):
+            join_lists(connection)
+            write_links(connection, folder, num_rows=write_entities(connection, folder))
+    remove_database(database)
+    return counts | ({"superseded by a later line": superseded} if superseded else {})
 
 
 def is_finished(folder: Path, source_hash: str) -> bool:
@@ -281,10 +324,18 @@ def is_finished(folder: Path, source_hash: str) -> bool:
     return not damaged
 
 
-def clear_leftovers(folder: Path, parts: Path) -> None:
-    """Deletes the parts, and what builds that were killed had begun to write."""
-    shutil.rmtree(parts, ignore_errors=True)
-    for path in folder.glob("*.tmp.*"):
+def clear_leftovers(folder: Path, *, keep: Path | None = None) -> None:
+    """Deletes what builds have parsed and made for themselves, and what they had begun to write.
+
+    Args:
+        keep: Not what lies in this folder and is whole.
+    """
+    for path in folder.glob("parts-*"):
+        if path == keep:
+            remove_temporary_files(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"*{TEMPORARY}*"):
         path.unlink(missing_ok=True)
 
 

@@ -10,11 +10,12 @@
 | links | id, target |
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
+from data_scripts.knowledge_base.database import quote
 from data_scripts.knowledge_base.read_wikidata import IMAGE, KIND_OF, TYPE
 
 
@@ -22,16 +23,6 @@ VIEWS = ("heads", "descriptions", "aliases", "types", "parents", "links")
 # What `str.strip` takes away.
 WHITESPACE = "".join(map(chr, filter(lambda code: chr(code).isspace(), range(0x3001))))
 FOLDER_BITS = 48
-
-
-def open_database(path: Path, *, memory_gigabytes: float, num_threads: int) -> duckdb.DuckDBPyConnection:
-    """A fresh database in a file; what does not fit into the memory is spilled beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f"{path.name}*"):
-        if old.is_file():
-            old.unlink()
-    settings = {"memory_limit": f"{int(memory_gigabytes * 1000)}MB", "threads": num_threads}
-    return duckdb.connect(str(path), config=settings | {"temp_directory": f"{path}.spilled"})
 
 
 def add_part_facts(connection: duckdb.DuckDBPyConnection, folder: Path, *, prefix: str = "", is_own: bool) -> int:
@@ -148,8 +139,3 @@ def add_views(connection: duckdb.DuckDBPyConnection, selects: dict[str, str], *,
 def strip(column: str) -> str:
     """`str.strip` in SQL."""
     return f"trim({column}, '{WHITESPACE}')"
-
-
-def quote(paths: Iterable[Path]) -> str:
-    """Paths as a list in SQL."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

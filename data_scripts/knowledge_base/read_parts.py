@@ -8,13 +8,11 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from data_scripts.engine.engines import Engine
 from data_scripts.knowledge_base.read_wikidata import Entity, OddRecord, read_record
 from modeling_mofi.whole_files import try_read_json, write_json, write_whole
 
@@ -36,8 +35,6 @@ FRAME = (b"", b"[", b"]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_EXAMPLES = 5
 SILENT_SECONDS = 5.0
-# Parts that wait for each worker: what is read ahead is bounded.
-WAITING_PARTS = 2
 
 TEXTS = pa.list_(pa.string())
 PART = pa.schema(
@@ -89,7 +86,7 @@ def describe(odd: dict[str, list[int]]) -> str:
 
 
 def read_source(
-    source: str, folder: Path, *, languages: tuple[str, ...], max_bad_lines: int, num_processes: int = 1
+    source: str, folder: Path, *, languages: tuple[str, ...], max_bad_lines: int, engine: Engine
 ) -> dict[str, int]:
     """Writes what a source says about each entity as `part-*.parquet`; finished parts are not parsed again.
 
@@ -99,18 +96,19 @@ def read_source(
     Raises:
         ValueError: If a compressed source breaks off, more lines are odd than may be, or a line of one's own entities
             cannot be meant.
-        RuntimeError: If a worker died.
+        ChildProcessError: If a worker died.
     """
     parse = partial(parse_part, folder=folder, languages=languages, source=source)
     counts: Counter[str] = Counter()
     odd: dict[str, list[int]] = {}
     limit = OddLines(source, max_bad_lines)
     with open_source(source) as file, progress_bar(source) as bar:
-        for found in run_parts(parse, read_parts(file, source), num_processes=num_processes):
+        parts = read_ahead(read_parts(file, source))
+        for found in engine.run(parse, parts, name_of=lambda part: f"part {part.index} of {source}"):
             counts.update(found["counts"])
             for reason, (count, *lines) in found["odd"].items():
                 before = odd.setdefault(reason, [0])
-                odd[reason] = [before[0] + count, *(before[1:] + lines)[:MAX_EXAMPLES]]
+                odd[reason] = [before[0] + count, *sorted(before[1:] + lines)[:MAX_EXAMPLES]]
             limit.check(odd)
             advance(bar, file, counts["read"])
     if odd:
@@ -178,31 +176,13 @@ def read_parts(source: Source, name: str) -> Iterator[Part]:
         raise ValueError(f"{name} breaks off on line {line:,}: a dump ends in `]`; get the file again")
 
 
-def run_parts(parse: Callable[[Part], dict], parts: Iterator[Part], *, num_processes: int) -> Iterator[dict]:
-    """Parses parts in their order, in this process or in several.
-
-    Raises:
-        RuntimeError: If a worker died.
-    """
-    if num_processes == 1:
-        yield from map(parse, parts)
-        return
-    waiting: list[Future] = []
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        try:
-            for part in parts:
-                waiting.append(pool.submit(parse, part))
-                if len(waiting) > WAITING_PARTS * num_processes:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process died, most often for want of memory. Give fewer --num_processes and run again; "
-                "finished parts stay."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def read_ahead(parts: Iterator[Part]) -> Iterator[Part]:
+    """Reads the next part while others are parsed."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, parts, None)
+        while (part := following.result()) is not None:
+            following = pool.submit(next, parts, None)
+            yield part
 
 
 def parse_part(part: Part, *, folder: Path, languages: tuple[str, ...], source: str) -> dict:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import marisa_trie
 import numpy as np
 import pyarrow as pa
 
+from data_scripts.knowledge_base.alias_tries import open_aliases
 
-FORMAT_VERSION = 8
+
+FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -29,7 +30,7 @@ class KnowledgeBase:
 
     Attributes:
         manifest: Version, source, hash and counts.
-        aliases: Trie from alias key to alias index.
+        aliases: Trie from alias key to alias index, or several of them that look like one.
         offsets: Candidates of alias i are `candidates[offsets[i]:offsets[i + 1]]`, most probable first; [aliases + 1].
         candidates: Entity rows, int32.
         priors: P(entity | alias), float32, one per candidate.
@@ -54,8 +55,7 @@ class KnowledgeBase:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self.aliases = marisa_trie.Trie()
-        self.aliases.mmap(str(self.folder / "aliases.marisa"))
+        self.aliases = open_aliases(self.folder, self.open_array("alias_shards"))
         self.offsets = self.open_array("candidate_offsets")
         self.candidates = self.open_array("candidate_entities")
         self.priors = self.open_array("candidate_priors")

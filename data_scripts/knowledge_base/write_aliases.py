@@ -1,101 +1,158 @@
-"""Writes the alias table: a trie of keys, and each key's entities with their priors."""
+"""Writes the alias table: tries of keys, and each key's entities with their priors.
 
-from collections.abc import Iterable
+The keys are cut by their first characters into shards that a worker can sort and build in a bounded memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import duckdb
 import marisa_trie
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from data_scripts.engine.files import write_array
-from data_scripts.knowledge_base.links import iterate_values
-from data_scripts.knowledge_base.store import ONLY_CAPITALS, OWN_NAME
-from data_scripts.text.tokens import MAX_KEY_LENGTH, alias_key
+from data_scripts.engine.files import save_arrays
+from data_scripts.engine.jobs import Job, one_by_one
+from data_scripts.knowledge_base.alias_tries import alias_file
+from data_scripts.knowledge_base.array_pieces import offset_pieces, read_each, write_pieces
+from data_scripts.knowledge_base.database import quote
 from modeling_mofi.whole_files import write_whole
 
 
 MAX_CANDIDATES = 64
 # Sitelinks that stand for a quarter of an anchor, where anchors are counted and an entity has none.
 ANCHOR_SITELINKS = 20
+# Keys and entities of a shard. A worker needs some 250 bytes for each, most of it while the trie is made.
+MAX_PAIRS = 4_000_000
+SHARD_GIGABYTES = 1.0
+SORT_MEMORY = "400MB"
 
 
-def save(folder: Path, name: str, array: np.ndarray) -> None:
-    """Writes one array of the knowledge base."""
-    write_array(folder / f"{name}.npy", array)
+@dataclass(frozen=True)
+class AliasShard:
+    """The keys from one on and before another; together they have all that begin with some characters.
 
-
-def write_alias_table(
-    folder: Path,
-    names: list[str],
-    aliases: pa.ChunkedArray,
-    *,
-    sitelinks: np.ndarray,
-    ids: list[str],
-    anchors: dict[tuple[str, str], int] | None,
-) -> None:
-    """Writes the trie of alias keys and, per alias, its candidates with their priors, most probable first."""
-    keys: list[str] = []
-    rows: list[int] = []
-    weights: list[float] = []
-    forms: list[int] = []
-    for row, alias_list in enumerate(iterate_values(aliases)):
-        for key, form in entity_keys(names[row], alias_list).items():
-            # Counts of anchors where there are any; sitelinks tell the others of an alias apart, below one count.
-            weight = sitelinks[row] + 1
-            if anchors is not None:
-                weight = anchors.get((key, ids[row]), 0) + 0.5 * weight / (weight + ANCHOR_SITELINKS)
-            keys.append(key)
-            rows.append(row)
-            weights.append(weight)
-            forms.append(form)
-    trie = marisa_trie.Trie(keys)
-    with write_whole(folder / "aliases.marisa") as temporary:
-        trie.save(str(temporary))
-    alias_index = np.fromiter((trie.key_id(key) for key in keys), dtype=np.int64, count=len(keys))
-    pairs = (alias_index, np.array(rows, np.int32), np.array(weights, np.float32), np.array(forms, np.int8))
-    save_candidates(folder, pairs, num_aliases=len(trie))
-
-
-def save_candidates(folder: Path, pairs: tuple[np.ndarray, ...], *, num_aliases: int) -> None:
-    """Sorts the (alias, entity) pairs by alias, then weight; keeps the likeliest; turns weights into priors."""
-    alias_index, rows, weights, forms = pairs
-    order = np.lexsort((rows, -weights, alias_index))
-    alias_index, rows, weights, forms = alias_index[order], rows[order], weights[order], forms[order]
-    starts = np.searchsorted(alias_index, np.arange(num_aliases + 1))
-    rank = np.arange(len(rows)) - starts[alias_index] if len(rows) else np.zeros(0, np.int64)
-    kept = rank < MAX_CANDIDATES
-    alias_index, rows, weights, forms = alias_index[kept], rows[kept], weights[kept], forms[kept]
-    totals = np.bincount(alias_index, weights=weights, minlength=num_aliases)
-    save(folder, "candidate_offsets", np.searchsorted(alias_index, np.arange(num_aliases + 1)).astype(np.int64))
-    save(folder, "candidate_entities", rows)
-    save(folder, "candidate_forms", forms)
-    save(folder, "candidate_priors", (weights / totals[alias_index]).astype(np.float32))
-
-
-def entity_keys(name: str, aliases: Iterable[str]) -> dict[str, int]:
-    """The distinct keys of an entity, and the bits of `candidate_forms` of each."""
-    own = alias_key(name)
-    forms: dict[str, int] = {}
-    for alias in (name, *aliases):
-        key = alias_key(alias)
-        if key and len(key) <= MAX_KEY_LENGTH:
-            written = ONLY_CAPITALS if len(key) > 1 and alias.isupper() else 0
-            forms[key] = forms.get(key, ONLY_CAPITALS) & written
-    return {key: form | (OWN_NAME if key == own else 0) for key, form in forms.items()}
-
-
-def read_anchor_counts(path: str) -> dict[tuple[str, str], int]:
-    """Reads `alias <tab> entity_id <tab> count`.
-
-    Raises:
-        ValueError: If a line has another form.
+    Attributes:
+        index: From 0.
+        first: The first character of the range.
+        last: The first character that is beyond the range; None if there is no end.
     """
-    counts: dict[tuple[str, str], int] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) != 3 or not fields[2].isdigit():
-                raise ValueError(f"{path} line {number}: expected `alias <tab> entity_id <tab> count`, got {line!r}")
-            pair = (alias_key(fields[0]), fields[1])
-            counts[pair] = counts.get(pair, 0) + int(fields[2])
-    return counts
+
+    index: int
+    first: str
+    last: str | None
+
+    @property
+    def name(self) -> str:
+        """That of its file."""
+        return f"{self.index:06d}"
+
+
+def plan_shards(names: Sequence[Path]) -> list[AliasShard]:
+    """Cuts the keys into shards; a character with more than `MAX_PAIRS` has one of its own."""
+    query = f"SELECT left(key, 1), count(*) FROM read_parquet({quote(names)}) GROUP BY ALL ORDER BY ALL"
+    with duckdb.connect() as connection:
+        counts = connection.execute(query).fetchall()
+    starts, num_pairs = ["\0"], 0
+    for character, count in counts:
+        if num_pairs and num_pairs + count > MAX_PAIRS:
+            starts.append(character)
+            num_pairs = 0
+        num_pairs += count
+    return [AliasShard(i, *ends) for i, ends in enumerate(zip(starts, [*starts[1:], None], strict=True))]
+
+
+def aliases_job(names: Sequence[Path], anchors: Path | None, folder: Path, *, config_hash: str) -> Job:
+    """Makes the trie and the candidates of each shard."""
+    work = partial(one_by_one, partial(write_shard, names, anchors, folder / "spilled"))
+    return Job("aliases", folder / "aliases", config_hash, work, suffix=".npz")
+
+
+def write_shard(names: Sequence[Path], anchors: Path | None, spilled: Path, shard: AliasShard, path: Path) -> None:
+    """Writes the trie of a shard as bytes, and per alias its candidates with their priors, most probable first."""
+    pairs = sort_pairs(names, anchors, spilled, shard)
+    keys = pairs["key"].combine_chunks()
+    is_new = np.ones(len(keys), bool)
+    is_new[1:] = pc.not_equal(keys.slice(1), keys.slice(0, max(0, len(keys) - 1))).to_numpy(zero_copy_only=False)
+    distinct = keys.filter(pa.array(is_new))
+    rows, weights, forms = (pairs[name].to_numpy() for name in ("row", "weight", "form"))
+    del keys, pairs
+    trie = marisa_trie.Trie(iterate_texts(distinct))
+    key_ids = np.fromiter(map(trie.key_id, iterate_texts(distinct)), np.int32, len(distinct))
+    aliases = key_ids[np.cumsum(is_new) - 1] if len(is_new) else key_ids
+    save_arrays(
+        path,
+        trie=np.frombuffer(trie.tobytes(), np.uint8),
+        num_aliases=np.int64(len(trie)),
+        **choose_candidates(aliases, np.flatnonzero(is_new), rows, weights, forms, num_aliases=len(trie)),
+    )
+
+
+def sort_pairs(names: Sequence[Path], anchors: Path | None, spilled: Path, shard: AliasShard) -> pa.Table:
+    """The (key, entity) pairs of a shard in the order of key, descending weight and entity."""
+    bounds = "key >= $first" + (" AND key < $last" if shard.last else "")
+    parameters = {"first": shard.first} | ({"last": shard.last} if shard.last else {})
+    pairs, weight = f"(FROM read_parquet({quote(names)}) WHERE {bounds})", "weight"
+    if anchors is not None:
+        # Counts of anchors where there are any; sitelinks tell the others of an alias apart, below one count.
+        counts = f"SELECT key, row, sum(number) AS number FROM read_parquet({quote([anchors])}) WHERE {bounds}"
+        pairs = f"{pairs} LEFT JOIN ({counts} GROUP BY ALL) USING (key, row)"
+        weight = f"(coalesce(number, 0)::FLOAT + 0.5::FLOAT * weight / (weight + {ANCHOR_SITELINKS}::FLOAT))::FLOAT"
+    settings = {"memory_limit": SORT_MEMORY, "threads": 1, "temp_directory": str(spilled)}
+    query = f"SELECT key, row, {weight} AS weight, form FROM {pairs} ORDER BY key, weight DESC, row"
+    with duckdb.connect(config=settings) as connection:
+        return connection.sql(query, params=parameters).to_arrow_table()
+
+
+def iterate_texts(texts: pa.Array, size: int = 100_000) -> Iterator[str]:
+    """The texts, some in memory at a time."""
+    for first in range(0, len(texts), size):
+        yield from texts.slice(first, size).to_pylist()
+
+
+def choose_candidates(
+    aliases: np.ndarray,
+    starts: np.ndarray,
+    rows: np.ndarray,
+    weights: np.ndarray,
+    forms: np.ndarray,
+    *,
+    num_aliases: int,
+) -> dict[str, np.ndarray]:
+    """Keeps the likeliest candidates of each alias, turns weights into priors, and sorts by alias.
+
+    Args:
+        aliases: Alias of each pair; those of one alias are together, in the order of their weight, [P].
+        starts: The first pair of each alias, in the order of the pairs.
+    """
+    rank = np.arange(len(rows)) - np.repeat(starts, np.diff([*starts, len(rows)]))
+    kept = np.flatnonzero(rank < MAX_CANDIDATES)
+    order = kept[np.argsort(aliases[kept], kind="stable")]
+    aliases, weights = aliases[order], weights[order]
+    totals = np.bincount(aliases, weights=weights, minlength=num_aliases)
+    return {
+        "number": np.bincount(aliases, minlength=num_aliases).astype(np.uint8),
+        "candidate_entities": rows[order],
+        "candidate_forms": forms[order],
+        "candidate_priors": (weights / totals[aliases]).astype(np.float32),
+    }
+
+
+def join_shards(folder: Path, shards: Sequence[AliasShard], files: Sequence[Path]) -> None:
+    """Writes the tries and arrays of the knowledge base out of those of the shards."""
+    for old in folder.glob("aliases*.marisa"):
+        old.unlink()
+    first_aliases = [0]
+    for shard, path in zip(shards, files, strict=True):
+        with np.load(path) as arrays:
+            with write_whole(folder / alias_file(shard.index, len(shards))) as temporary:
+                temporary.write_bytes(arrays["trie"].data)
+            first_aliases.append(first_aliases[-1] + int(arrays["num_aliases"]))
+    starts = [(ord(shard.first), first) for shard, first in zip(shards, first_aliases, strict=False)]
+    write_pieces(folder / "alias_shards.npy", [np.array(starts, np.int64)], np.int64)
+    write_pieces(folder / "candidate_offsets.npy", offset_pieces(read_each(files, "number")), np.int64)
+    for name, kind in (("entities", np.int32), ("forms", np.int8), ("priors", np.float32)):
+        write_pieces(folder / f"candidate_{name}.npy", read_each(files, f"candidate_{name}"), kind)

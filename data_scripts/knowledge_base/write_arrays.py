@@ -1,64 +1,110 @@
-"""Writes everything that is made from the entity table."""
+"""Writes everything that is made from the entity table; what a stopped build has made is not made again."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from data_scripts.knowledge_base.graph_embeddings import embed_from_graph, read_biggraph_embeddings
-from data_scripts.knowledge_base.links import iterate_values, link_arrays, link_table
-from data_scripts.knowledge_base.store import CASELESS, COMMON, PROPER
-from data_scripts.knowledge_base.write_aliases import read_anchor_counts, save, write_alias_table
-from data_scripts.text.description_tokens import token_norms, token_table
+from data_scripts.engine.engines import Engine, run_job
+from data_scripts.engine.files import write_array
+from data_scripts.engine.jobs import single
+from data_scripts.knowledge_base.anchors import write_anchor_counts
+from data_scripts.knowledge_base.array_pieces import offset_pieces, read_each, write_pieces
+from data_scripts.knowledge_base.biggraph_embeddings import read_biggraph_embeddings
+from data_scripts.knowledge_base.entity_chunks import list_chunks, names_job, words_job
+from data_scripts.knowledge_base.graph_embeddings import write_graph_embeddings
+from data_scripts.knowledge_base.write_aliases import SHARD_GIGABYTES, aliases_job, join_shards, plan_shards
 from data_scripts.text.tokens import HASH_BITS
-from data_scripts.text.word_case import lower_odds_table
+from data_scripts.text.word_case import log_odds
 
 
-def write_arrays(folder: Path, table: pa.Table, *, anchor_counts: str | None, embeddings_path: str | None) -> None:
-    """Writes everything that is made from the entity table."""
-    ids = table["entity_id"].to_pylist()
-    id_order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int32)
-    save(folder, "id_order", id_order)
-    save(folder, "entity_ids", np.array([entity_id.encode() for entity_id in ids], dtype=np.bytes_))
-    names = table["name"].to_pylist()
-    save(folder, "is_proper", np.array([spelling(name) for name in names], dtype=np.int8))
-    sitelinks = table["num_sitelinks"].to_numpy().astype(np.float32)
-    anchors = read_anchor_counts(anchor_counts) if anchor_counts else None
-    write_alias_table(folder, names, table["aliases"], sitelinks=sitelinks, ids=ids, anchors=anchors)
-    tokens = token_table(table)
-    frequency = np.bincount(tokens[1], minlength=1 << HASH_BITS)
-    weights = np.log((1 + len(ids)) / (1 + frequency)).astype(np.float32)
-    save(folder, "token_offsets", tokens[0])
-    save(folder, "tokens", tokens[1])
-    save(folder, "inverse_frequency", weights)
-    save(folder, "description_norms", token_norms(tokens, weights))
-    save(folder, "popularity", popularity(sitelinks))
-    save(folder, "lower_odds", lower_odds_table(filter(None, iterate_values(table["description"]))))
-    links = link_table(table, ids)
-    for name, array in link_arrays(links).items():
-        save(folder, name, array)
-    if embeddings_path:
-        embeddings = read_biggraph_embeddings(embeddings_path, ids)
-    else:
-        embeddings = embed_from_graph(links, tokens, inverse_frequency=weights)
-    save(folder, "embeddings", embeddings)
+def write_arrays(
+    folder: Path,
+    scratch: Path,
+    *,
+    engine: Engine,
+    config_hash: str,
+    anchor_counts: str | None,
+    embeddings_path: str | None,
+    memory_gigabytes: float,
+) -> None:
+    """Writes everything that is made from the entity table.
 
-
-def popularity(sitelinks: np.ndarray) -> np.ndarray:
-    """Minus the log of the share of entities with more sitelinks, ties halved; 0 where all have as many, float32.
-
-    A rank, not a count: sitelinks, page views and incoming links have scales of their own.
+    Args:
+        scratch: Folder for what is only needed until all is written.
     """
-    ordered = np.sort(sitelinks)
-    below = np.searchsorted(ordered, sitelinks, "left") + np.searchsorted(ordered, sitelinks, "right")
-    if ordered[0] == ordered[-1]:
-        return np.zeros(len(sitelinks), np.float32)
-    return -np.log1p(-below / (2 * len(sitelinks))).astype(np.float32)
+    entities = folder / "entities.arrow"
+    chunks = list_chunks(entities)
+    names = names_job(entities, scratch, config_hash=config_hash)
+    words = words_job(entities, scratch, config_hash=config_hash)
+    for job in (names, words):
+        run_job(job, single(chunks), engine=engine)
+    anchors = None
+    if anchor_counts:
+        anchors = scratch / "anchors.parquet"
+        write_anchor_counts(anchors, anchor_counts, map_array(folder, "entity_ids"), map_array(folder, "id_order"))
+    shards = plan_shards([names.path(chunk) for chunk in chunks])
+    aliases = aliases_job([names.path(chunk) for chunk in chunks], anchors, scratch, config_hash=config_hash)
+    num_processes = max(1, int(memory_gigabytes / SHARD_GIGABYTES))
+    is_enough = num_processes >= engine.num_processes
+    with nullcontext(engine) if is_enough else Engine(num_processes=num_processes) as workers:
+        run_job(aliases, single(shards), engine=workers)
+    join_shards(folder, shards, [aliases.path(shard) for shard in shards])
+    write_words(folder, [words.path(chunk) for chunk in chunks])
+    if embeddings_path:
+        ids = [entity_id.decode() for entity_id in map_array(folder, "entity_ids").tolist()]
+        write_array(folder / "embeddings.npy", read_biggraph_embeddings(embeddings_path, ids))
+        return
+    write_graph_embeddings(
+        folder / "embeddings.npy",
+        (map_array(folder, "link_offsets"), map_array(folder, "link_targets")),
+        (map_array(folder, "token_offsets"), map_array(folder, "tokens")),
+        inverse_frequency=map_array(folder, "inverse_frequency"),
+        scratch=scratch,
+        num_threads=engine.num_processes,
+    )
 
 
-def spelling(name: str) -> int:
-    """Whether a name is written as a proper noun, a common noun, or in a script without case."""
-    first = next((character for character in name if character.isalpha()), "")
-    if first.lower() == first.upper():
-        return CASELESS
-    return PROPER if any(character.isupper() for character in name) else COMMON
+def write_words(folder: Path, files: list[Path]) -> None:
+    """Writes the arrays of the words of names and descriptions out of those of the chunks."""
+    write_pieces(folder / "token_offsets.npy", offset_pieces(read_each(files, "num_tokens")), np.int64)
+    write_pieces(folder / "tokens.npy", read_each(files, "tokens"), np.int32)
+    num_entities = write_pieces(folder / "is_proper.npy", read_each(files, "is_proper"), np.int8)
+    frequency = sum_up(np.bincount(tokens, minlength=1 << HASH_BITS) for tokens in read_each(files, "tokens"))
+    weights = np.log((1 + num_entities) / (1 + frequency)).astype(np.float32)
+    write_array(folder / "inverse_frequency.npy", weights)
+    write_pieces(folder / "description_norms.npy", (token_norms(path, weights) for path in files), np.float32)
+    lower, capital = (sum_up(read_counts(path, name) for path in files) for name in ("lower", "capital"))
+    write_array(folder / "lower_odds.npy", log_odds(lower, capital))
+
+
+def token_norms(path: Path, weights: np.ndarray) -> np.ndarray:
+    """Length of the vector of each entity's weighted tokens, float32, [entities of a chunk]."""
+    with np.load(path) as arrays:
+        number, tokens = arrays["num_tokens"], arrays["tokens"]
+    owner = np.repeat(np.arange(len(number)), number)
+    return np.sqrt(np.bincount(owner, weights=weights[tokens].astype(np.float64) ** 2, minlength=len(number)))
+
+
+def read_counts(path: Path, name: str) -> np.ndarray:
+    """How often a chunk writes each hashed word in a case, [2**20]."""
+    counts = np.zeros(1 << HASH_BITS, np.int64)
+    with np.load(path) as arrays:
+        counts[arrays["words"]] = arrays[name]
+    return counts
+
+
+def sum_up(arrays: Iterator[np.ndarray]) -> np.ndarray:
+    """The sum of arrays, [2**20]."""
+    total = np.zeros(1 << HASH_BITS, np.int64)
+    for array in arrays:
+        total += array
+    return total
+
+
+def map_array(folder: Path, name: str) -> np.ndarray:
+    """One array of the knowledge base, mapped where it is not empty."""
+    path = folder / f"{name}.npy"
+    array = np.load(path, mmap_mode="r")
+    return array.view(np.ndarray) if array.size else np.load(path)

@@ -6,7 +6,10 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
+from data_scripts.knowledge_base.array_pieces import ranges, write_pieces
+from data_scripts.knowledge_base.database import SILENT_SECONDS, fetch_rows
 from modeling_mofi.whole_files import write_whole
 
 
@@ -40,49 +43,58 @@ def join_lists(connection: duckdb.DuckDBPyConnection) -> None:
         SELECT kept.rowid AS row, target AS value FROM types JOIN kept USING (id) GROUP BY kept.rowid, target
         ORDER BY kept.rowid, min(is_parent), length(target), target;
         CREATE TABLE entity_links AS
-        SELECT DISTINCT kept.rowid AS row, targets.rowid AS target
+        SELECT DISTINCT kept.rowid AS row, targets.rowid AS target, targets.id AS value
         FROM links JOIN kept USING (id) JOIN kept AS targets ON links.target = targets.id
+        ORDER BY row, target;
+        CREATE TABLE neighbors AS
+        SELECT row, target FROM entity_links
+        UNION SELECT row, kept.rowid FROM entity_types JOIN kept ON value = id
         ORDER BY row, target;
         """
     )
 
 
-def write_entities(connection: duckdb.DuckDBPyConnection, path: Path) -> pa.Table:
-    """Writes the entity table and maps it."""
-    num_rows = connection.execute("SELECT count(*) FROM kept").fetchall()[0][0]
+def write_entities(connection: duckdb.DuckDBPyConnection, folder: Path) -> int:
+    """Writes the entity table and the arrays that are columns of it; returns the number of entities."""
+    num_rows, id_bytes = connection.execute("SELECT count(*), coalesce(max(strlen(id)), 1) FROM kept").fetchall()[0]
+    path = folder / "entities.arrow"
     with write_whole(path) as temporary, pa.ipc.new_file(str(temporary), ENTITY_TABLE) as writer:
-        for batch in read_chunks(connection, num_rows):
+        for batch in tqdm(read_chunks(connection, num_rows), desc="entities", unit="chunk", delay=SILENT_SECONDS):
             writer.write_batch(batch)
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+    ids = (np.array([value.encode() for value in batch["entity_id"].to_pylist()], f"S{id_bytes}") for batch in batches)
+    write_pieces(folder / "entity_ids.npy", ids, f"S{id_bytes}")
+    order = connection.sql("SELECT rowid FROM kept ORDER BY id").to_arrow_reader(CHUNK_ROWS)
+    write_pieces(folder / "id_order.npy", (batch.column(0).to_numpy() for batch in order), np.int32)
+    sitelinks = [batch["num_sitelinks"].to_numpy() for batch in batches]
+    write_pieces(folder / "popularity.npy", popularity(sitelinks), np.float32)
+    return num_rows
+
+
+def popularity(sitelinks: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Minus the log of the share of entities with more sitelinks, ties halved; 0 where all have as many.
+
+    A rank, not a count: sitelinks, page views and incoming links have scales of their own.
+    """
+    values, counts = np.unique(np.concatenate(sitelinks), return_counts=True)
+    below = 2 * np.cumsum(counts) - counts
+    levels = -np.log1p(-below / (2 * counts.sum())) if len(values) > 1 else np.zeros(len(values))
+    return (levels[np.searchsorted(values, numbers)] for numbers in sitelinks)
 
 
 def read_chunks(connection: duckdb.DuckDBPyConnection, num_rows: int) -> Iterator[pa.RecordBatch]:
     """Yields the entity table in chunks of rows."""
-    ids = fetch(connection, "SELECT id FROM kept")["id"].combine_chunks()
-    for first in range(0, num_rows, CHUNK_ROWS):
-        last = min(first + CHUNK_ROWS, num_rows)
-        heads = fetch(connection, f"SELECT * FROM kept WHERE rowid >= {first} AND rowid < {last}")
-        aliases, types, links = (
-            fetch(connection, f"SELECT row, {value} FROM {table} WHERE row >= {first} AND row < {last}")
-            for table, value in (("entity_aliases", "value"), ("entity_types", "value"), ("entity_links", "target"))
-        )
-        columns = {
-            "entity_id": heads["id"],
-            "name": heads["name"],
-            "description": heads["description"],
-            "aliases": as_lists(aliases, first, last),
-            "num_sitelinks": heads["num_sitelinks"],
-            "types": as_lists(types, first, last),
-            "links": as_lists(links.set_column(1, "value", ids.take(links["target"])), first, last),
-            "has_image": heads["has_image"],
+    for first, last in ranges(num_rows, CHUNK_ROWS):
+        heads = fetch_rows(connection, "SELECT id AS entity_id, * EXCLUDE id FROM kept", first, last, row="rowid")
+        lists = {
+            name: as_lists(fetch_rows(connection, f"SELECT row, value FROM entity_{name}", first, last), first, last)
+            for name in ("aliases", "types", "links")
         }
-        table = pa.table({name: column.cast(ENTITY_TABLE.field(name).type) for name, column in columns.items()})
+        columns = {name: heads[name] for name in heads.column_names} | lists
+        columns = [columns[field.name].cast(field.type) for field in ENTITY_TABLE]
+        table = pa.table(columns, schema=ENTITY_TABLE)
         yield table.combine_chunks().to_batches()[0]
-
-
-def fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """Rows of a query in one chunk."""
-    return connection.sql(query).to_arrow_table().combine_chunks()
 
 
 def as_lists(table: pa.Table, first: int, last: int) -> pa.ChunkedArray:

@@ -1,13 +1,12 @@
 """How texts write each word: the log odds of lower case, by which `face` is a word and `China` a name."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
 from data_scripts.text.letter_case import count_cases
-from data_scripts.text.tokens import HASH_BITS, hash_token, singular
+from data_scripts.text.tokens import hash_token, singular
 
 
 # Added to both counts, so that a word seen once says little.
@@ -27,14 +26,11 @@ def lower_odds(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     for counts, total in zip((lower, capital), totals, strict=True):
         for word, count in counts.items():
             total[hash_token(singular(word))] += count
-    words = sorted(totals[0].keys() | totals[1].keys())
-    odds = [math.log((totals[0][word] + PSEUDO_COUNT) / (totals[1][word] + PSEUDO_COUNT)) for word in words]
-    return np.array(words, np.int64), np.array(odds, np.float32)
+    words = np.array(sorted(totals[0].keys() | totals[1].keys()), np.int64)
+    return words, log_odds(*(np.array([total[word] for word in words.tolist()], np.int64) for total in totals))
 
 
-def lower_odds_table(texts: Iterable[str]) -> np.ndarray:
-    """`lower_odds` as a table of all hashes, 0 for a word never seen, float32, [2**20]."""
-    table = np.zeros(1 << HASH_BITS, np.float32)
-    words, odds = lower_odds(texts)
-    table[words] = odds
-    return table
+def log_odds(lower: np.ndarray, capital: np.ndarray) -> np.ndarray:
+    """Log odds of lower case by how often each word is in lower case and with a capital; 0 for one never seen."""
+    odds = np.log((lower + PSEUDO_COUNT) / (capital + PSEUDO_COUNT))
+    return np.where(lower | capital, odds, 0).astype(np.float32)

@@ -15,7 +15,7 @@ from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_know
 from data_scripts.knowledge_base import read_parts
 from data_scripts.knowledge_base.selection import read_exclusions
 from data_scripts.knowledge_base.store import CASELESS, COMMON, PROPER, KnowledgeBase
-from data_scripts.knowledge_base.write_arrays import popularity
+from data_scripts.knowledge_base.write_entities import popularity
 from data_scripts.text.tokens import alias_key
 
 
@@ -172,8 +172,9 @@ def test_the_prior_comes_from_anchor_counts_if_given_and_sitelinks_fill_its_gaps
 def test_popularity_is_a_rank_that_knows_no_scale():
     expected = [-math.log(1 - 1 / 8), -math.log(1 - 4 / 8), -math.log(1 - 4 / 8), -math.log(1 - 7 / 8)]
     for sitelinks in ([0, 5, 5, 90], [0, 50, 50, 900]):
-        assert popularity(np.array(sitelinks, np.float32)).tolist() == pytest.approx(expected)
-    assert popularity(np.array([3, 3], np.float32)).tolist() == [0, 0]
+        pieces = [np.array(sitelinks[:1], np.int32), np.array(sitelinks[1:], np.int32)]
+        assert np.concatenate(list(popularity(pieces))) == pytest.approx(expected)
+    assert [piece.tolist() for piece in popularity([np.array([3, 3], np.int32)])] == [[0, 0]]
 
 
 def test_few_sitelinks_can_be_left_out(build):

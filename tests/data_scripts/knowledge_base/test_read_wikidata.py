@@ -12,6 +12,7 @@ import time
 import pytest
 
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
+from data_scripts.engine.engines import Engine
 from data_scripts.knowledge_base import read_parts, read_wikidata
 from data_scripts.knowledge_base.languages import fallback_languages
 from data_scripts.knowledge_base.store import KnowledgeBase
@@ -255,10 +256,13 @@ def die(*_, **__):
     os._exit(9)
 
 
-def test_the_death_of_a_worker_is_noticed():
-    parts = (read_parts.Part(index, 1, b"") for index in range(3))
-    with pytest.raises(RuntimeError, match="a worker process died, most often for want of memory"):
-        list(read_parts.run_parts(die, parts, num_processes=2))
+def test_the_death_of_a_worker_is_noticed_with_what_it_was_at(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(read_parts, "parse_part", die)
+    with (
+        Engine(num_processes=2) as engine,
+        pytest.raises(ChildProcessError, match=r"the worker at part \d+ of .*dump\.json died"),
+    ):
+        read_parts.read_source(str(source), tmp_path / "parts", languages=("en",), max_bad_lines=0, engine=engine)
 
 
 def test_british_names_are_better_than_none(tmp_path):
