@@ -29,6 +29,7 @@ class MofiEntityHead(nn.Module):
         scale: Inverse temperature of the softmax; 32 is our default.
         margin: Subtracted from the cosine of the right entity; 0.15 is our default.
         num_sampled_entities: Entities that each step draws besides those of its batch, or None for all.
+        precision: Of what the softmax multiplies, as for `margin_softmax_loss`.
         seed: Of the initial rows and of the sampling; `sampling_step` is the other half of the latter.
     """
 
@@ -40,6 +41,7 @@ class MofiEntityHead(nn.Module):
         scale: float = 32.0,
         margin: float = 0.15,
         num_sampled_entities: int | None = None,
+        precision: str | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -48,7 +50,7 @@ class MofiEntityHead(nn.Module):
         if num_entities < process_place()[1]:
             raise ValueError(f"num_entities is {num_entities}; each of {process_place()[1]} processes needs a row.")
         self.num_entities = num_entities
-        self.scale, self.margin, self.seed = scale, margin, seed
+        self.scale, self.margin, self.precision, self.seed = scale, margin, precision, seed
         self.num_sampled_entities = num_sampled_entities
         self.sampling_step = 0
         self._sampled: tuple[int | None, torch.Tensor | None] = None, None  # Step and rows of `own_sample`.
@@ -85,7 +87,8 @@ class MofiEntityHead(nn.Module):
             ValueError: If a label is not below `num_entities`.
         """
         entity_labels = entity_labels.view(-1)
-        self._check_labels(entity_labels)
+        if entity_labels.device.type == "cpu":  # Otherwise `MofiTrainer` has, before they left the CPU.
+            self.check_labels(entity_labels)
         counts = row_counts(image_embeds)
         all_embeds = gather_rows(image_embeds.float(), counts)  # [N, D]
         all_labels = gather_rows(entity_labels, counts)  # [N]
@@ -106,10 +109,12 @@ class MofiEntityHead(nn.Module):
             margin=self.margin,
             own=slice(first, first + len(entity_labels)),
             chunk_size=self.chunk_size(batch_size=len(all_embeds)),
+            precision=self.precision,
         )
         return loss
 
-    def _check_labels(self, entity_labels: torch.Tensor) -> None:
+    def check_labels(self, entity_labels: torch.Tensor) -> None:
+        """Raises ValueError if a label is not below `num_entities`."""
         if entity_labels.numel() and entity_labels.max() >= self.num_entities:
             raise ValueError(
                 f"entity_label {int(entity_labels.max())} is outside [0, {self.num_entities}). The dataset and its "
@@ -128,7 +133,10 @@ class MofiEntityHead(nn.Module):
         if not self.is_sampled:
             index = torch.arange(len(self.weight), device=self.weight.device)
         else:
-            index = torch.cat([self.own_sample(), local_labels[is_own]]).unique()  # Sorted.
+            sample = self.own_sample()
+            # A label of others stands for a row that is there anyway: to leave it out would wait for a GPU once more.
+            present = local_labels.where(is_own, sample[0]) if len(sample) else local_labels[is_own]
+            index = torch.cat([sample, present]).unique()  # Sorted.
         columns = torch.searchsorted(index, local_labels)
         return index, columns.where(is_own, -1)
 
@@ -165,6 +173,8 @@ class MofiEntityHead(nn.Module):
         num_rows = self.num_step_rows(batch_size=batch_size)
         # Looked-up rows, unit rows, their gradients, and what the update makes of the latter.
         step = 6 * num_rows * row + 4 * self.chunk_size(batch_size=batch_size) * num_rows + 3 * batch_size * row
+        if self.precision == "bf16":  # The rows and the gradient of the logits once more, at half the size.
+            step += num_rows * row // 2 + 2 * self.chunk_size(batch_size=batch_size) * num_rows
         return held, step
 
     def num_step_rows(self, *, batch_size: int) -> int:

@@ -1,5 +1,8 @@
 """Margin softmax over entities, in chunks of images and over processes that share the entities among them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +22,7 @@ def margin_softmax_loss(
     margin: float,
     own: slice = slice(None),
     chunk_size: int | None = None,
+    precision: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine softmax with an additive margin (CosFace) over class rows that processes share among them.
 
@@ -35,6 +39,8 @@ def margin_softmax_loss(
         margin: Subtracted from the target's cosine.
         own: This process's images.
         chunk_size: Images whose logits are held at once, the same on every process; None for all.
+        precision: Of what is multiplied, `"fp32"`, `"tf32"` or `"bf16"`; sums, softmax and gradients are in fp32. None
+            for fp32, or TF32 where torch allows it.
 
     Returns:
         Weighted sum of the losses of own images, a scalar whose mean over processes has the gradient of all images;
@@ -46,27 +52,33 @@ def margin_softmax_loss(
     chunk_size = len(image_embeds) if chunk_size is None else chunk_size
     with torch.autocast(image_embeds.device.type, enabled=False):
         tensors = image_embeds.float(), rows.float(), target_columns, weights.float()
-        return _MarginSoftmax.apply(*tensors, own, scale, margin, max(1, chunk_size), torch.is_grad_enabled())
+        settings = own, scale, margin, max(1, chunk_size), precision, torch.is_grad_enabled()
+        with matmul_precision(precision, image_embeds.device):
+            return _MarginSoftmax.apply(*tensors, *settings)
 
 
 class _MarginSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeds, rows, target_columns, weights, own, scale, margin, chunk_size, with_gradient):
+    def forward(ctx, embeds, rows, target_columns, weights, own, scale, margin, chunk_size, precision, with_gradient):
         for_embeds, for_rows = (needed and with_gradient for needed in ctx.needs_input_grad[:2])
         embeds_gradient = torch.zeros_like(embeds) if for_embeds else None
         rows_gradient = torch.zeros_like(rows) if for_rows else None
         norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12)  # [S, 1]
         rows = rows / norms
+        factors = rows.bfloat16() if precision == "bf16" else rows
         losses = embeds.new_zeros(len(embeds))
         for start in range(0, len(embeds), chunk_size):
             chunk = slice(start, start + chunk_size)
-            images = embeds[chunk] * scale
-            logits = images @ rows.t()  # [chunk, S]
+            images = (embeds[chunk] * scale).to(factors.dtype)
+            logits = multiply(images, factors.t())  # [chunk, S]
             losses[chunk] = _losses_to_gradient_(logits, target_columns[chunk], weights[chunk], scale * margin)
+            gradients = logits.to(factors.dtype)
             if for_embeds:
-                torch.mm(logits, rows, out=embeds_gradient[chunk])
-            if for_rows:
-                rows_gradient.addmm_(logits.t(), images)
+                embeds_gradient[chunk] = multiply(gradients, factors)
+            if for_rows and precision == "bf16":
+                rows_gradient += multiply(gradients.t(), images)
+            elif for_rows:
+                rows_gradient.addmm_(gradients.t(), images)
         if for_embeds:
             embeds_gradient *= scale
         if for_rows:
@@ -80,7 +92,30 @@ class _MarginSoftmax(torch.autograd.Function):
     def backward(ctx, gradient, _):
         # In place: as large as the rows. PyTorch refuses a second backward, as it finds them changed.
         gradients = (None if found is None else found.mul_(gradient) for found in ctx.saved_tensors)
-        return *gradients, None, None, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None, None, None
+
+
+def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Product of matrices in fp32, summed in fp32, whatever the factors are."""
+    if left.dtype == torch.float32:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()  # A CPU would round the sums too.
+
+
+@contextmanager
+def matmul_precision(precision: str | None, device: torch.device) -> Iterator[None]:
+    """Lets a GPU multiply fp32 as TF32, or forbids it, for a while."""
+    if precision not in ("fp32", "tf32") or device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _to_gradient_by_length_(gradient: torch.Tensor, unit_rows: torch.Tensor, divisors: torch.Tensor) -> None:
@@ -97,12 +132,13 @@ def _losses_to_gradient_(
     logits: torch.Tensor, target_columns: torch.Tensor, weights: torch.Tensor, logit_margin: float
 ) -> torch.Tensor:
     """Turns logits `[chunk, S]` in place into the gradient of the weighted losses by them; returns the losses."""
-    owned = (target_columns >= 0).nonzero().squeeze(1)
-    places = owned, target_columns[owned]
-    targets = logits.new_zeros(len(logits))
-    targets[owned] = logits[places] - logit_margin
+    is_owned = target_columns >= 0
+    # Without boolean indices, which would wait for a GPU to count them.
+    columns = target_columns.clamp(min=0)[:, None]  # [chunk, 1]
+    found = logits.gather(1, columns) if logits.shape[1] else logits.new_zeros(len(logits), 1)
+    targets = (found.squeeze(1) - logit_margin).where(is_owned, 0.0)
     # The target is masked out and added again by softplus: correcting a full log-sum-exp overflows in fp32.
-    logits[places] = -torch.inf
+    _put(logits, columns, found.where(~is_owned[:, None], -torch.inf))
     maxima = _row_max(logits)
     global_maxima = all_reduce(maxima.clone(), "MAX")
     sums = logits.sub_(maxima[:, None]).exp_().sum(dim=1) * (maxima - global_maxima).exp()
@@ -112,8 +148,15 @@ def _losses_to_gradient_(
     # What was exponentiated for the sum needs only a factor to become a probability.
     logits.mul_(((maxima - normalisers).exp() * weights)[:, None])
     # A sigmoid of the difference keeps the digits of p - 1 where p is close to 1.
-    logits[places] = (-torch.sigmoid(negatives - targets) * weights)[owned]
+    kept = logits.gather(1, columns) if logits.shape[1] else found
+    gradients = (-torch.sigmoid(negatives - targets) * weights)[:, None]
+    _put(logits, columns, gradients.where(is_owned[:, None], kept))
     return F.softplus(negatives - targets)
+
+
+def _put(logits: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:
+    if logits.shape[1]:  # A process may own no class of the step.
+        logits.scatter_(1, columns, values)
 
 
 def _row_max(logits: torch.Tensor) -> torch.Tensor:
