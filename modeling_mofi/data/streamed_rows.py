@@ -1,4 +1,4 @@
-"""Rows of Parquet files elsewhere, on the Hub or at any URL: row groups come as they are needed, once per machine."""
+"""Rows of Parquet files elsewhere, or with many readers here: row groups are read as needed, once per machine."""
 
 import hashlib
 import logging
@@ -28,13 +28,14 @@ Read = TypeVar("Read")
 
 
 class StreamedRows(ParquetRows):
-    """`ParquetRows` of URLs: the same rows by the same indices as of the files' copies.
+    """`ParquetRows` of files that are elsewhere, or that many processes and workers read: the same rows by the same
+    indices.
 
-    Of a row group only the wanted columns are fetched. It stays on disk until newer ones need its place; all workers
-    and processes of the machine map the same file into memory.
+    Of a row group only the wanted columns are fetched. It stays on disk, decompressed, until newer ones need its
+    place; all workers and processes of the machine map the same file into memory.
 
     Args:
-        files: URLs that fsspec knows, such as `hf://datasets/me/i2e@main/data/train-0.parquet`, all of one kind.
+        files: Paths, or URLs that fsspec knows, such as `hf://datasets/me/i2e@main/data/train-0.parquet`, of one kind.
         folder: Where row groups are kept; in the cache of `datasets` by default.
         num_kept_rows: Rows that are kept there at least, if more than three times `num_cached_rows`: as many as all
             processes and workers of the machine may be at work on, or they would fetch row groups again.
@@ -115,7 +116,10 @@ class StreamedRows(ParquetRows):
     def _fingerprint(self) -> str:
         if self._found_fingerprint is None:
             parts = zip(self.files, self._sizes, self._metadata, strict=True)
-            files = [(file, size, metadata.num_rows, metadata.serialized_size) for file, size, metadata in parts]
+            files = [
+                (file, size, modified_at(Path(file)), metadata.num_rows, metadata.serialized_size)
+                for file, size, metadata in parts
+            ]
             self._found_fingerprint = hashlib.sha256(repr((files, list(self.columns))).encode()).hexdigest()[:16]
         return self._found_fingerprint
 
@@ -138,9 +142,16 @@ class StreamedRows(ParquetRows):
         return {**super().__getstate__(), "_file_system": None}
 
 
-def open_rows(files: Sequence[str], columns: dict[str, str], *, num_cached_rows: int, **kwargs: Any) -> ParquetRows:
-    """Opens files that are here, or URLs; arguments as for `StreamedRows`, of which files that are here need few."""
-    if "://" not in files[0]:
+def open_rows(
+    files: Sequence[str], columns: dict[str, str], *, num_cached_rows: int, num_readers: int = 1, **kwargs: Any
+) -> ParquetRows:
+    """Opens files that are here, or URLs; arguments as for `StreamedRows`, of which one reader needs few.
+
+    Args:
+        num_readers: Processes and workers of this machine that read the rows. Batches go to them in turn, so that
+            each needs some rows of every row group: by itself, each would decompress the whole dataset.
+    """
+    if "://" not in files[0] and num_readers == 1:
         return ParquetRows(files, columns, num_cached_rows=num_cached_rows)
     return StreamedRows(files, columns, num_cached_rows=num_cached_rows, **kwargs)
 

@@ -54,6 +54,16 @@ def test_rows_are_those_of_the_files(urls, local, tmp_path):
     assert list(rows.with_columns({"alt_text": "text"})) == list(local.with_columns({"alt_text": "text"}))
 
 
+def test_many_readers_here_decompress_each_row_group_once(local, tmp_path, monkeypatch):
+    read, download = [], StreamedRows._download
+    monkeypatch.setattr(StreamedRows, "_download", lambda rows, group: read.append(group) or download(rows, group))
+    settings = {"num_cached_rows": 6, "num_readers": 4, "folder": tmp_path}
+    readers = [open_rows(local.files, COLUMNS, **settings) for _ in range(4)]
+    found = [readers[index % 4][index] for index in range(24)]
+    assert found == list(local) and sorted(read) == [0, 1, 2, 3]
+    assert type(open_rows(local.files, COLUMNS, num_cached_rows=6, num_readers=1)) is ParquetRows
+
+
 def test_only_the_wanted_columns_of_the_wanted_row_groups_travel_and_only_once(urls, local, hub, tmp_path):
     rows = StreamedRows(urls, {"image_id": "id"}, folder=tmp_path)
     hub.ranges.clear()
