@@ -1,10 +1,13 @@
 """MOFI for pre-training: the two towers and the entity head, with both losses."""
 
+import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -19,7 +22,28 @@ from .sharded_rows import load_rows, num_saved_rows, save_rows
 from .towers_mofi import unit_length
 
 
+logger = logging.getLogger(__name__)
+
 HEAD_NAME = "entity_head"  # Name of the head's files beside the towers'.
+HUB_SETTINGS = ("revision", "token", "cache_dir", "local_files_only")
+
+
+def head_folder(name: str | os.PathLike, **kwargs: Any) -> Path | None:
+    """Folder that holds a checkpoint's head, and the names of its rows, brought from the Hub if need be.
+
+    Args:
+        name: Folder or Hub id.
+        kwargs: As for `from_pretrained`; of them `revision`, `token`, `cache_dir` and `local_files_only` count.
+
+    Returns:
+        None if the checkpoint has no head.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        found = {key: kwargs[key] for key in HUB_SETTINGS if kwargs.get(key) is not None}
+        patterns = [f"{HEAD_NAME}.safetensors", f"{HEAD_NAME}-*-of-*.safetensors", "entities.parquet"]
+        folder = Path(snapshot_download(str(name), allow_patterns=patterns, **found))
+    return None if num_saved_rows(folder, name=HEAD_NAME) is None else folder
 
 
 @dataclass
@@ -53,7 +77,8 @@ class MofiForPreTraining(MofiPreTrainedModel):
 
     Args:
         config: With `num_entities` classes for the head; 0 for none.
-        head_settings: Keyword arguments of `MofiEntityHead`: `scale`, `margin`, `num_sampled_entities`, `seed`.
+        head_settings: Keyword arguments of `MofiEntityHead`: `scale`, `margin`, `num_sampled_entities`, `precision`,
+            `seed`.
 
     Attributes:
         same_entity: What images of one entity are to each other's texts, as for `contrastive_loss`.
@@ -166,7 +191,7 @@ class MofiForPreTraining(MofiPreTrainedModel):
 
     @property
     def input_tower(self) -> PreTrainedModel:
-        return self.mofi.text_model
+        return self.mofi.input_tower
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes towers and configuration from the main process, and from every process its rows of the head.
@@ -181,13 +206,24 @@ class MofiForPreTraining(MofiPreTrainedModel):
             save_rows(save_directory, tensors, name=HEAD_NAME, num_rows=self.entity_head.num_entities)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
-        """Loads the towers from any MOFI, CLIP or SigLIP checkpoint, and a head of its size."""
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, with_head: bool = True, **kwargs: Any
+    ):
+        """Loads the towers from any MOFI, CLIP or SigLIP checkpoint, and its head.
+
+        Args:
+            with_head: False leaves the head's rows as they are drawn.
+
+        Raises:
+            ValueError: If the saved head is of another size than `num_entities`.
+        """
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if model.entity_head is not None:
-            saved = num_saved_rows(pretrained_model_name_or_path, name=HEAD_NAME)
-            if saved == model.entity_head.num_entities:
-                model.load_head(pretrained_model_name_or_path)
+        if model.entity_head is None or not with_head:
+            return model
+        if (folder := head_folder(pretrained_model_name_or_path, **kwargs)) is not None:
+            model.load_head(folder)
+        else:
+            logger.warning("%s has no entity head: its rows are new", pretrained_model_name_or_path)
         return model
 
     @torch.no_grad()
@@ -200,7 +236,10 @@ class MofiForPreTraining(MofiPreTrainedModel):
         head = self.entity_head
         saved = num_saved_rows(folder, name=HEAD_NAME)
         if saved not in (None, head.num_entities):
-            raise ValueError(f"The head in {folder} has {saved} entities, this model's has {head.num_entities}.")
+            raise ValueError(
+                f"The head in {folder} has {saved} entities, this model's has {head.num_entities}. Load it with its "
+                "own configuration, or with_head=False for new rows."
+            )
         rows = load_rows(folder, name=HEAD_NAME, first_row=head.first_row, end_row=head.end_row)["weight"]
         if rows.shape != head.weight.shape:
             raise ValueError(

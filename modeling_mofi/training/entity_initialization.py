@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data.entity_table import EntityTable
 from ..distributed_mofi import process_place
-from ..pretraining import HEAD_NAME, MofiForPreTraining
+from ..pretraining import HEAD_NAME, MofiForPreTraining, head_folder
 from ..processing_mofi import MofiProcessor
 from ..sharded_rows import num_saved_rows, row_blocks
 from ..towers_mofi import unit_length
@@ -40,12 +40,14 @@ def initialize_rows(
         from_texts: Whether the others begin as the text tower's embedding of name and description.
 
     Raises:
-        ValueError: If the two heads' rows differ in size.
+        ValueError: If the two heads' rows differ in size, or if there are to be texts and no text tower.
     """
+    if from_texts and model.mofi.text_model is None:
+        raise ValueError("entity_init is 'text', but the model has no text tower. Set --entity_init random.")
     head = model.entity_head
     is_known = torch.zeros(len(head.weight), dtype=torch.bool)
-    if init_from is not None and num_saved_rows(init_from, name=HEAD_NAME) is not None:
-        is_known = copy_known_rows(model, entities, init_from)
+    if init_from is not None and (folder := head_folder(init_from)) is not None:
+        is_known = copy_known_rows(model, entities, folder)
     if from_texts and not is_known.all():
         missing = (~is_known).nonzero().squeeze(1)
         for chunk in tqdm(missing.split(TEXTS_PER_BATCH), desc="Entity texts", disable=process_place()[0] > 0):

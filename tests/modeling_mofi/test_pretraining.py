@@ -6,6 +6,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 
 from modeling_mofi import MofiForPreTraining, MofiModel
 from modeling_mofi.losses_mofi import contrastive_loss
+from modeling_mofi.pretraining import head_folder
 
 
 @pytest.fixture
@@ -72,10 +73,28 @@ def test_the_saved_towers_are_a_mofi_model_without_head(model, tmp_path):
 def test_a_head_of_another_size_is_not_taken(model, tmp_path, tiny_config):
     model.save_pretrained(tmp_path)
     tiny_config.num_entities = 9
-    other = MofiForPreTraining.from_pretrained(tmp_path, config=tiny_config)
-    assert other.entity_head.weight.shape == (9, 16)
     with pytest.raises(ValueError, match="has 4 entities, this model's has 9"):
-        other.load_head(tmp_path)
+        MofiForPreTraining.from_pretrained(tmp_path, config=tiny_config)
+    other = MofiForPreTraining.from_pretrained(tmp_path, config=tiny_config, with_head=False)
+    assert other.entity_head.weight.shape == (9, 16)
+
+
+def test_the_head_of_a_checkpoint_on_the_hub_is_loaded(model, tmp_path):
+    # As the Hub's client keeps what it has fetched.
+    repository = tmp_path / "models--me--mofi"
+    model.save_pretrained(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    loaded = MofiForPreTraining.from_pretrained("me/mofi", cache_dir=tmp_path)
+    assert torch.equal(loaded.entity_head.weight, model.entity_head.weight)
+    assert head_folder("me/mofi", cache_dir=str(tmp_path)) == repository / "snapshots" / ("0" * 40)
+
+
+def test_a_checkpoint_without_head_says_that_its_rows_are_new(model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "entity_head.safetensors").unlink()
+    MofiForPreTraining.from_pretrained(tmp_path)
+    assert "has no entity head: its rows are new" in caplog.text
 
 
 def test_gradient_checkpointing_leaves_the_gradient_as_it_is(model, batch):
