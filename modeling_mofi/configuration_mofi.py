@@ -19,6 +19,7 @@ class MofiConfig(PreTrainedConfig):
             (CLIP's without): CLIP, SigLIP, DINOv2 and v3, ViT, AIMv2, MLCD, ConvNeXt V2 and others.
         text_config: Configuration of a text encoder, or its fields with `model_type` (CLIP's without): CLIP, SigLIP,
             BERT, XLM-R, ModernBERT and others.
+        has_text_tower: False for a model of images alone, whatever `text_config` says.
         projection_dim: Size D of the shared embedding space.
         has_projections: False for towers whose features are the embeddings themselves, such as SigLIP's.
         contrast: How images and texts are compared, by `"softmax"` as in CLIP or by `"sigmoid"` as in SigLIP; with
@@ -57,6 +58,7 @@ class MofiConfig(PreTrainedConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
+    has_text_tower: bool = True
     projection_dim: int = 512
     has_projections: bool = True
     contrast: str = "softmax"

@@ -79,9 +79,11 @@ class MofiModel(MofiPreTrainedModel):
     def __init__(self, config: MofiConfig):
         super().__init__(config)
         self.vision_model = build_vision_tower(config)
-        self.text_model = build_text_tower(config)
         self.visual_projection = build_projection(config, config.vision_config)
-        self.text_projection = build_projection(config, config.text_config)
+        self.text_model = self.text_projection = None
+        if config.has_text_tower:
+            self.text_model = build_text_tower(config)
+            self.text_projection = build_projection(config, config.text_config)
         self.set_contrast(config.contrast)
         self.post_init()
 
@@ -99,7 +101,7 @@ class MofiModel(MofiPreTrainedModel):
     def from_towers(
         cls,
         vision_model: str | PreTrainedModel,
-        text_model: str | PreTrainedModel,
+        text_model: str | PreTrainedModel | None = None,
         *,
         dtype: Any = None,
         **fields: Any,
@@ -108,7 +110,7 @@ class MofiModel(MofiPreTrainedModel):
 
         Args:
             vision_model: Folder, Hub id or instance of an image encoder, or of a model with one.
-            text_model: The same of a text encoder.
+            text_model: The same of a text encoder; None for a model of images alone.
             dtype: Of the loaded weights.
             fields: Of the `MofiConfig`, such as `projection_dim`.
 
@@ -120,11 +122,15 @@ class MofiModel(MofiPreTrainedModel):
         """
         if not isinstance(vision_model, PreTrainedModel):
             vision_model = load_tower(vision_model, part="vision_model", dtype=dtype)
-        if not isinstance(text_model, PreTrainedModel):
+        fields["vision_config"] = vision_model.config.to_dict()
+        if isinstance(text_model, str):
             text_model = load_tower(text_model, part="text_model", dtype=dtype)
-        configs = {"vision_config": vision_model.config, "text_config": text_model.config}
-        model = cls(MofiConfig(**{name: config.to_dict() for name, config in configs.items()}, **fields))
+        if text_model is not None:
+            fields["text_config"] = text_model.config.to_dict()
+        model = cls(MofiConfig(**fields, has_text_tower=text_model is not None))
         model.vision_model.load_state_dict(vision_model.state_dict())
+        if text_model is None:
+            return model
         # A pooling layer that `text_pooling` leaves out is the text encoder's alone.
         unused = model.text_model.load_state_dict(text_model.state_dict(), strict=False).unexpected_keys
         assert all(name.startswith("pooler.") for name in unused)
@@ -159,7 +165,12 @@ class MofiModel(MofiPreTrainedModel):
         Args:
             input_ids: Token ids `[B, L]`, padded on the right, each text ended by EOS.
             attention_mask: 1 for tokens, 0 for padding, `[B, L]`.
+
+        Raises:
+            ValueError: If the model has no text tower.
         """
+        if self.text_model is None:
+            raise ValueError("This model has no text tower (has_text_tower is false); give it images alone.")
         outputs = encode_texts(
             self.text_model, self.config, input_ids, attention_mask, position_ids=position_ids, **kwargs
         )

@@ -77,20 +77,31 @@ def starts_whole(model_args: ModelArguments) -> bool:
 
 def load_processor(model_args: ModelArguments) -> MofiProcessor:
     """Takes the processors of the checkpoints, or joins a tokenizer with an image processor of the given fields."""
-    is_whole = starts_whole(model_args)
+    is_whole, settings = starts_whole(model_args), model_args.image_processor
+    if not settings and model_args.init_from is not None:
+        settings = image_settings(model_args.init_from)
+    if not has_texts(model_args):
+        return MofiProcessor(MofiImageProcessor(**settings))
     tokenizer_name = model_args.tokenizer_name or model_args.text_init_from or (is_whole and model_args.init_from)
     if not tokenizer_name:
         raise ValueError(
             "The recipe says in none of tokenizer_name, text_init_from and init_from which tokenizer to use."
         )
-    settings = model_args.image_processor
-    if not settings and model_args.init_from is not None:
-        settings = image_settings(model_args.init_from)
     text_name = model_args.init_from if is_whole else model_args.text_init_from
     text_type, context = text_tower(text_name) if text_name else text_tower_of(model_args.text_config)
     return build_processor(
         image_settings=settings, tokenizer_name=tokenizer_name, text_type=text_type, context=context
     )
+
+
+def has_texts(model_args: ModelArguments) -> bool:
+    """Whether the model reads texts: an image encoder that is given nothing to read with stays alone.
+
+    A whole model that has no text tower has none to train either.
+    """
+    if starts_whole(model_args):
+        return MofiConfig.from_pretrained(model_args.init_from).has_text_tower
+    return model_args.init_from is None or bool(model_args.text_init_from or model_args.tokenizer_name)
 
 
 def text_tower(name: str) -> tuple[str, int | None]:
@@ -121,6 +132,7 @@ def build_model(
         "scale": args.entity_scale,
         "margin": args.entity_margin,
         "num_sampled_entities": args.num_sampled_entities,
+        "precision": args.entity_precision,
         "seed": args.seed,
     }
     if starts_whole(model_args):
@@ -131,11 +143,13 @@ def build_model(
             config=config,
             attn_implementation=model_args.attn_implementation,
             dtype=torch.float32,
+            with_head=False,
             **head_settings,
         )
     fields = {"projection_dim": model_args.projection_dim}
     towers = load_towers(model_args, processor)
     configs = {f"{part}_config": tower.config.to_dict() for part, tower in towers.items()}
+    fields["has_text_tower"] = has_texts(model_args)
     if not towers:
         configs = {"vision_config": model_args.vision_config, "text_config": new_text_config(model_args, processor)}
         fields["stem_channels"] = model_args.stem_channels or None
@@ -144,7 +158,7 @@ def build_model(
     follow_padding(config, processor)
     model = MofiForPreTraining(config, **head_settings)
     if towers:
-        joined = MofiModel.from_towers(towers["vision"], towers["text"], **fields)
+        joined = MofiModel.from_towers(towers["vision"], towers.get("text"), projection_dim=model_args.projection_dim)
         model.mofi.load_state_dict(joined.state_dict())
     return model
 
@@ -154,6 +168,8 @@ def load_towers(model_args: ModelArguments, processor: MofiProcessor) -> dict[st
     if model_args.init_from is None:
         return {}
     vision = load_tower(model_args.init_from, part="vision_model", dtype=torch.float32)
+    if not has_texts(model_args):
+        return {"vision": vision}
     if model_args.text_init_from is None:
         text = build_text_tower(MofiConfig(text_config=new_text_config(model_args, processor)))
     else:
@@ -163,7 +179,7 @@ def load_towers(model_args: ModelArguments, processor: MofiProcessor) -> dict[st
 
 def follow_padding(config: MofiConfig, processor: MofiProcessor) -> None:
     """Lets SigLIP's text tower pad as the tokenizer does, which SigLIP 2's configuration leaves unsaid."""
-    if config.text_config.model_type == "siglip_text_model":
+    if config.has_text_tower and config.text_config.model_type == "siglip_text_model":
         config.text_config.pad_token_id = processor.tokenizer.pad_token_id
 
 
