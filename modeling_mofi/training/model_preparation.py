@@ -9,6 +9,7 @@ from ..modeling_mofi import MofiModel
 from ..patch_dropout import check_patch_dropout
 from ..pretraining import MofiForPreTraining
 from ..towers_mofi import check_image_sizes
+from .adapters import add_adapters
 from .arguments import MofiTrainingArguments
 
 
@@ -20,7 +21,8 @@ def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
     # Torch counts both towers as one function, and lets what is beyond its limit of 8 graphs run uncompiled.
     torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
     model.mofi.vision_model.compile(**settings)
-    model.mofi.text_model.compile(**settings)
+    if model.mofi.text_model is not None:
+        model.mofi.text_model.compile(**settings)
 
 
 def choose_sharding(plugin: Any, mofi: MofiModel) -> None:
@@ -52,11 +54,16 @@ def contrast_scalars(mofi: MofiModel) -> dict[str, nn.Parameter]:
 
 
 def prepare_model(model: MofiForPreTraining, args: MofiTrainingArguments) -> None:
-    """Sets the contrast, freezes what is not trained, and refuses what the image tower cannot do.
+    """Sets the contrast, adds adapters, freezes what is not trained, and refuses what the image tower cannot do.
 
     Raises:
-        ValueError: If a schedule asks for what the image tower cannot do.
+        ValueError: If a schedule asks for what the image tower cannot do, or the recipe for texts without their tower.
     """
+    if args.recipe != "supervised" and not model.config.has_text_tower:
+        raise ValueError(
+            f"The recipe {args.recipe} needs texts, but the model has no text tower: the recipe says in none of "
+            "tokenizer_name, text_init_from and init_from which. Name one, or set --recipe supervised."
+        )
     if args.patch_dropout_schedule:
         check_patch_dropout(model.config.vision_config)
     if args.image_size_schedule:
@@ -64,6 +71,8 @@ def prepare_model(model: MofiForPreTraining, args: MofiTrainingArguments) -> Non
     if args.contrast not in (None, model.config.contrast):
         model.mofi.set_contrast(args.contrast)
     model.same_entity = args.same_entity
+    if args.lora:
+        add_adapters(model.mofi, args.lora)
     freeze_parts(model, args)
 
 
@@ -73,11 +82,11 @@ def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None
     parts = {
         "image_tower": [mofi.vision_model, mofi.visual_projection],
         "text_tower": [mofi.text_model, mofi.text_projection],
-        "entity_head": [model.entity_head] if model.entity_head is not None else [],
+        "entity_head": [model.entity_head],
     }
     frozen = {*args.frozen_parts, *(["text_tower"] if args.recipe == "supervised" else [])}
     for name in frozen:
-        for module in parts[name]:
+        for module in filter(None, parts[name]):
             module.requires_grad_(False)
     # A wrapper needs a parameter to wait for; this one, without a gradient, stays as it is.
     is_idle = args.recipe == "supervised" and "image_tower" not in frozen
