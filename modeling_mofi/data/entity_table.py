@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,11 @@ NUM_CHECKED_ROWS = 10_000
 def ids_sha256(entity_ids: Iterable[str]) -> str:
     """Hash of entity ids in order: what a head's rows, or an index's vectors, stand for."""
     return hashlib.sha256("\n".join(entity_ids).encode()).hexdigest()
+
+
+def build_ids(rows: Any) -> list[bytes | None]:
+    """The build that the metadata of each file names."""
+    return [(schema.metadata or {}).get(BUILD_ID) for schema in rows.schemas]
 
 
 class EntityTable:
@@ -61,14 +67,17 @@ class EntityTable:
         """Hash of the entity ids in order."""
         return ids_sha256(self.columns["entity_id"].to_pylist())
 
+    def is_build_of(self, rows: Any) -> bool:
+        """Whether these are the entities that rows of files, whose metadata name their build, have labels of."""
+        return self.build_id is not None and set(build_ids(rows)) == {self.build_id}
+
     def check_build(self, rows: ParquetRows) -> None:
         """Checks that files, whose metadata may name their build, and the first of their rows are of these entities.
 
         Raises:
             ValueError: If they come from another build, or lack `entities` or `entity_labels`.
         """
-        for file, schema in zip(rows.files, rows.schemas, strict=True):
-            build_id = (schema.metadata or {}).get(BUILD_ID)
+        for file, build_id in zip(rows.files, build_ids(rows), strict=True):
             if None not in (build_id, self.build_id) and build_id != self.build_id:
                 self._refuse(f"{file} is of build {build_id.decode()}, {self.path} of {self.build_id.decode()}.")
         labelled = rows.with_columns({name: name for name in ("entities", "entity_labels")})
