@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from data_scripts import build_i2e
 from modeling_mofi import MofiImageProcessor, MofiProcessor
-from modeling_mofi.training.run import DataArguments, load_rows
 from modeling_mofi.training.trainer import MofiTrainingArguments
+from modeling_mofi.training.training_data import load_rows
 
 
 MEASURING_COLUMNS = ["gold_entity_id", "gold_entity_name", "gold_text_entity_id", "noise", "text_kind"]
@@ -63,5 +63,5 @@ def test_published_rows_have_no_gold_columns(tmp_path: Path, filter_model: str) 
 @pytest.mark.parametrize("recipe", ["contrastive", "supervised"])
 def test_training_reads_no_gold_columns(tmp_path: Path, recipe: str) -> None:
     args = MofiTrainingArguments(output_dir=str(tmp_path), recipe=recipe, use_cpu=True, report_to="none")
-    rows = load_rows(DataArguments(dataset="sample_data/pairs/test.parquet"), args)
+    rows = load_rows("sample_data/pairs/test.parquet", args)
     assert set(rows.column_names) <= {"image", "image_id", "alt_text"}

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import train_runs
 from tiny import IMAGE_TYPE, tiny_rows, write_entities
 
 import train
+from modeling_mofi.training import run
 
 
 @pytest.fixture
@@ -146,6 +148,47 @@ def test_a_finished_run_is_left_as_it_is_unless_more_steps_are_asked_for(start, 
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     start(tiny_pairs, recipe="contrastive", save_steps=2, max_steps=3)
     assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_a_part_of_an_epoch_more_is_trained(start, tiny_pairs):
+    epochs = {"recipe": "contrastive", "max_steps": -1, "save_steps": 1, "lr_scheduler_type": "constant"}
+    steps = []
+    for num_train_epochs in (0.5, 0.9, 0.9):
+        folder = start(tiny_pairs, **epochs, num_train_epochs=num_train_epochs)
+        steps.append(json.loads((folder / "trainer_state.json").read_text())["global_step"])
+    assert steps == [3, 6, 6]
+
+
+def test_rows_that_came_or_went_are_noticed(start, tiny_pairs):
+    start(tiny_pairs, recipe="contrastive", save_steps=1)
+    pq.write_table(pa.table(tiny_rows(20)), tiny_pairs / "train.parquet")
+    with pytest.raises(ValueError, match="num_rows was 24, is 20"):
+        start(tiny_pairs, recipe="contrastive", max_steps=3)
+
+
+def test_a_checkpoint_without_optimizer_states_is_not_gone_on_from(start, tiny_pairs, caplog):
+    settings = {"recipe": "contrastive", "save_only_model": True, "save_steps": 1}
+    start(tiny_pairs, **settings)
+    assert "save_only_model: a run cannot be gone on from" in caplog.text
+    with pytest.raises(ValueError, match="has no optimizer states: it was saved with save_only_model"):
+        start(tiny_pairs, **settings, max_steps=3)
+
+
+def test_the_log_begins_with_the_global_batch_and_names_a_wait_for_data(start, tiny_pairs, caplog, monkeypatch):
+    monkeypatch.setattr("modeling_mofi.training.log.MAX_WAIT_SHARE", 0.0)
+    with caplog.at_level(logging.INFO):
+        start(tiny_pairs, recipe="contrastive", per_device_train_batch_size=8)
+    assert "1 processes x 8 images = global batch of 8" in caplog.text
+    assert "of the time is spent waiting for images: raise dataloader_num_workers" in caplog.text
+
+
+def test_one_process_where_several_were_asked_for_is_said(monkeypatch, caplog):
+    words = ["python", "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"]
+    monkeypatch.setattr(run, "parent_command_line", lambda: words)
+    run.warn_of_one_process(SimpleNamespace(world_size=2))
+    assert not caplog.text
+    run.warn_of_one_process(SimpleNamespace(world_size=1))
+    assert "accelerate was asked for 2 processes, but with --cpu it starts one" in caplog.text
 
 
 @pytest.mark.parametrize("recipe", ["supervised", "contrastive", "multi-task"])

@@ -156,6 +156,7 @@ def spoil(step: int, part: str) -> None:
             return values * float("nan") if is_last and trainer.state.global_step == step else values
 
         set_up(trainer, model, **kwargs)
+        model = trainer.pretraining_model
         if part == "pixels":
             model.register_forward_pre_hook(
                 lambda _, args, inputs: (args, {**inputs, "pixel_values": spoilt(inputs["pixel_values"])}),

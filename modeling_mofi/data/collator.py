@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..image_processing_mofi import MofiImageProcessor
 from ..processing_mofi import MofiProcessor
 from .augmentation import Augmentation, jitter_colors, random_view
 from .entity_table import EntityTable
@@ -190,7 +191,7 @@ class MofiDataCollator:
         ]
         pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
         pixels = (jitter_colors(pixels, self.augmentation, generators) * 255).round_().to(torch.uint8)
-        return normalize_pixels(pixels, self.processor) if self.normalizes else pixels
+        return normalize_pixels(pixels, self.processor.image_processor) if self.normalizes else pixels
 
     def _draw_place(self, row: dict[str, Any], generator: np.random.Generator) -> int:
         labels = row.get("entity_labels")
@@ -209,9 +210,9 @@ class MofiDataCollator:
         return texts[kinds[generator.choice(len(kinds), p=shares / shares.sum())]]
 
 
-def normalize_pixels(pixels: torch.Tensor, processor: MofiProcessor) -> torch.Tensor:
+def normalize_pixels(pixels: torch.Tensor, image_processor: MofiImageProcessor) -> torch.Tensor:
     """Turns uint8 images `[B, 3, H, W]`, on any device, into what the image processor makes of their pixels."""
-    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    mean, std = image_processor.image_mean, image_processor.image_std
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (mean, std))
     return pixels.float().div_(255).sub_(mean).div_(std)
 

@@ -1,5 +1,6 @@
 """The recipe of a training run: transformers' TrainingArguments and what MOFI adds to them."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +28,10 @@ class MofiTrainingArguments(TrainingArguments):
     num_sampled_entities: int | None = field(
         default=None, metadata={"help": "Entities drawn per step besides the batch's own; null for all."}
     )
+    entity_precision: Literal["fp32", "tf32", "bf16"] | None = field(
+        default=None,
+        metadata={"help": "Of what the entity softmax multiplies; its sums are in fp32. null for what tf32 allows."},
+    )
     entity_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Learning rate of the entity head; null for learning_rate, the towers' own."},
@@ -53,6 +58,10 @@ class MofiTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Decay of an average of the towers' weights to evaluate and save instead; null for none."},
     )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={"help": "Low-rank adapters on the towers instead of their weights: fields of LoraConfig, as JSON."},
+    )
     text_proportions: dict | str | None = field(
         default='{"alt_text": 0.5, "name": 0.25, "name_and_description": 0.25}',
         metadata={"help": "Shares of alt_text, name and name_and_description among the texts, as JSON."},
@@ -75,10 +84,17 @@ class MofiTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Share of patches left out from which share of the steps on, as JSON: {0: 0.5, 0.9: 0}."},
     )
+    text_alignment_epochs: float = field(
+        default=0.0,
+        metadata={"help": "Epochs after the run in which the text tower alone learns to find what images became."},
+    )
     frozen_parts: list[str] = field(
         default_factory=list, metadata={"help": "Parts not trained: image_tower, text_tower, entity_head."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must stay false: nonfinite_policy judges a loss without waiting for it."}
+    )
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Leaves out an epoch's last batch where it is smaller than the others."}
     )
@@ -86,10 +102,18 @@ class MofiTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.text_proportions = json_mapping("text_proportions", self.text_proportions)
         self.augmentation = json_mapping("augmentation", self.augmentation)
+        self.lora = json_mapping("lora", self.lora)
         for name in ("image_size_schedule", "patch_dropout_schedule"):
             setattr(self, name, parse_schedule(name, getattr(self, name)))
         self._take_compilation()
+        # Before the Trainer's own settings turn it on for the whole process.
+        if self.deepspeed is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            raise ValueError(
+                "DeepSpeed is not supported: each process owns other rows of the entity head, and it would keep its "
+                "own optimizer states. Use several processes as they are, or fsdp with version 2."
+            )
         super().__post_init__()
+        self._take_accelerates_settings()
         check_choices(self)
         self._check_numbers()
         if self.ddp_find_unused_parameters is None:
@@ -105,6 +129,20 @@ class MofiTrainingArguments(TrainingArguments):
         self.tower_compilation = {"backend": backend or "inductor", "mode": mode} if wanted else None
         self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
 
+    def _take_accelerates_settings(self) -> None:
+        """Refuses what accelerate's own configuration asks for and we cannot do, and records what it sets."""
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(
+                f"{self.mixed_precision} is not supported, whether it comes from --fp16 or from accelerate's "
+                "configuration: the state of its gradient scaler is pickled. Use bf16."
+            )
+        self.bf16 = self.mixed_precision == "bf16"
+        for name in ("dispatch_batches", "split_batches"):
+            if getattr(self.accelerator_config, name, None):
+                raise ValueError(
+                    f"accelerator_config has {name}, which would hand out rows in another order. Set it to false."
+                )
+
     def _check_numbers(self) -> None:
         if not 0 <= self.entity_loss_weight <= 1:
             raise ValueError(f"entity_loss_weight is {self.entity_loss_weight}; it must be in [0, 1].")
@@ -112,6 +150,8 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1].")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be in (0, 1), or null.")
+        if self.lora and (self.ema_decay is not None or self.fsdp):
+            raise ValueError("lora goes without ema_decay and fsdp: few weights are trained. Leave those out.")
         if unknown := set(self.frozen_parts) - set(PARTS):
             raise ValueError(f"frozen_parts has {', '.join(sorted(unknown))}; it may have {', '.join(PARTS)}.")
         if self.gradient_cache_size is not None and self.gradient_cache_size < 1:
@@ -120,8 +160,6 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"patch_dropout_schedule is {self.patch_dropout_schedule}; shares must be in [0, 1).")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
-        if self.fp16:
-            raise ValueError("fp16 is not supported: its gradient scaler's state is pickled. Use bf16.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"One process has {self.n_gpu} GPUs, and would compare images and texts on each alone. Start one for "

@@ -1,5 +1,6 @@
 """What a training run measures between two lines of its log."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,11 @@ from typing import Any
 import torch
 
 from ..distributed_mofi import all_reduce, process_place
+
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SHARE = 0.1
 
 
 class TrainingLog:
@@ -20,16 +26,24 @@ class TrainingLog:
     def restart(self) -> None:
         """Begins a new line; the number of unreadable images goes on, as it is one of the whole run."""
         self.loss_sums: dict[str, torch.Tensor] = {}
+        self._batches: list[tuple[dict[str, torch.Tensor], int]] = []  # Of the step that is under way.
         self.num_steps = self.num_images = 0
         self.waited_seconds, self.started = 0.0, time.perf_counter()
 
     def note(self, outputs: Any, *, num_images: int) -> None:
-        """Adds the losses of a batch of this process."""
-        self.num_steps += 1
-        self.num_images += num_images
-        for name in ("contrastive_loss", "entity_loss"):
-            if (loss := getattr(outputs, name)) is not None:
-                self.loss_sums[name] = self.loss_sums.get(name, 0) + loss.detach()
+        """Takes the losses of a batch of this process, until `close_step` says whether they count."""
+        losses = {name: getattr(outputs, name) for name in ("contrastive_loss", "entity_loss")}
+        losses = {name: loss.detach() for name, loss in losses.items() if loss is not None}
+        self._batches.append((losses, num_images))
+
+    def close_step(self, *, is_usable: bool) -> None:
+        """Adds what was noted since the step before, unless the step is skipped."""
+        for losses, num_images in self._batches if is_usable else ():
+            self.num_steps += 1
+            self.num_images += num_images
+            for name, loss in losses.items():
+                self.loss_sums[name] = self.loss_sums.get(name, 0) + loss
+        self._batches.clear()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -53,6 +67,12 @@ class TrainingLog:
             for name, total in self.loss_sums.items()
         }
         line["images_per_second"] = round(self.num_images * num_processes / seconds, 1)
-        line["data_wait_share"] = round(self.waited_seconds / seconds, 4)
+        line["data_wait_share"] = share = round(self.waited_seconds / seconds, 4)
+        if share > MAX_WAIT_SHARE:
+            logger.warning(
+                "%.0f%% of the time is spent waiting for images: raise dataloader_num_workers, store smaller images, "
+                "or set keep_decoded for a small dataset",
+                100 * share,
+            )
         num_unreadable = all_reduce(torch.tensor(self.num_unreadable, device=device), "SUM").item()
         return {**line, "unreadable_images": num_unreadable} if num_unreadable else line

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ..data.collator import PositionSampler
+from ..data.dataset_rows import EndlessRows
 from ..data.entity_table import EntityTable
 from ..distributed_mofi import wait_for_all
 from ..hub.publishing import make_repository, publish_checkpoint
 from ..modeling_mofi import MofiModel
 from ..pretraining import MofiForPreTraining
 from ..whole_files import failures_named, remove_temporary_files, try_read_json, write_text
+from .adapters import has_adapters, merged_state
 from .arguments import MofiTrainingArguments
 from .checkpoint import (
     STATE_NAME,
@@ -49,6 +52,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, model: MofiForPreTraining, *, entities_path: str | Path | None = None, **kwargs: Any):
         check_hooks()
+        self._train_sampler: PositionSampler | None = None
         super().__init__(model, **kwargs)
         self.entities_path = entities_path
         self.weight_average = None if self.args.ema_decay is None else WeightAverage(self.args.ema_decay)
@@ -79,6 +83,19 @@ class ResumableTrainer(Trainer):
 
     # Order of the data
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Loads rows by position, or those of a stream, which shares them out over processes by itself."""
+        if not isinstance(self.train_dataset, EndlessRows):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
     def _get_train_sampler(self, train_dataset: Any = None) -> PositionSampler:
         train_dataset = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -88,7 +105,8 @@ class ResumableTrainer(Trainer):
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
         # accelerate does not reach the sampler when several processes go on in the middle of an epoch.
-        self._train_sampler.set_epoch(epoch)
+        if self._train_sampler is not None:
+            self._train_sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
     # Saving
@@ -152,7 +170,7 @@ class ResumableTrainer(Trainer):
         model, is_main = self.pretraining_model, self.args.should_save
         model.config.entities_sha256 = self.entities_sha256
         with self.averaged_weights():
-            model.save_pretrained(folder, is_main_process=is_main, state_dict=full_tensors(model.mofi.state_dict()))
+            model.save_pretrained(folder, is_main_process=is_main, state_dict=merged_state(model.mofi))
         if is_main:
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
@@ -163,8 +181,10 @@ class ResumableTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_optimizer(output_dir, self.optimizer, self.pretraining_model.entity_head, is_main=self.args.should_save)
-        # What the average is an average of, and goes on from.
-        towers = None if self.weight_average is None else full_tensors(self.pretraining_model.mofi.state_dict())
+        # What an average is an average of, and adapters before they are merged: training goes on from them.
+        mofi = self.pretraining_model.mofi
+        is_apart = self.weight_average is not None or has_adapters(mofi)
+        towers = full_tensors(mofi.state_dict()) if is_apart else None
         if self.args.should_save:
             if towers is not None:
                 save_state(output_dir, TRAINED_TOWERS_NAME, towers)
@@ -187,12 +207,20 @@ class ResumableTrainer(Trainer):
                 f"{resume_from_checkpoint} has no complete {STATE_NAME}: its writing was interrupted, or it is no "
                 "checkpoint. Resume from an earlier one."
             )
-        load_towers(resume_from_checkpoint, self.pretraining_model.mofi)
+        if not (Path(resume_from_checkpoint) / "optimizer.json").is_file():
+            raise ValueError(
+                f"{resume_from_checkpoint} has no optimizer states: it was saved with save_only_model. Start anew in "
+                "another output_dir; --init_from takes this checkpoint's towers and head."
+            )
+        self._load_model(resume_from_checkpoint)
+
+    def _load_model(self, checkpoint: str) -> None:
+        load_towers(checkpoint, self.pretraining_model.mofi)
         if self.pretraining_model.entity_head is not None:
-            self.pretraining_model.load_head(resume_from_checkpoint)
+            self.pretraining_model.load_head(checkpoint)
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_model(self.state.best_model_checkpoint)
         if self.weight_average is not None:
             self._load_average(self.state.best_model_checkpoint)
 

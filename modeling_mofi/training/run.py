@@ -8,33 +8,22 @@ goes on from the last complete checkpoint, or says that everything is done.
 
 import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from huggingface_hub import hf_hub_download
 
-from ..bundled import bundled
-from ..data.augmentation import Augmentation
-from ..data.collator import WINDOW_ROWS, MofiDataCollator, PositionDataset
-from ..data.entity_table import EntityTable
-from ..data.parquet_rows import ParquetRows, downloaded, find_parquet_files
-from ..data.streamed_rows import open_rows
-from ..pretraining import MofiForPreTraining
-from ..processing_mofi import MofiProcessor
 from ..recipe_parser import parse_recipe
 from ..whole_files import try_read_json
 from .arguments import MofiTrainingArguments
 from .checkpoint import last_complete_checkpoint
-from .entity_initialization import initialize_rows
-from .evaluation import RetrievalEvaluation
-from .model_building import ModelArguments, build_model, load_processor, view_size
+from .model_building import ModelArguments, has_texts
 from .trainer import MofiTrainer
+from .training_data import EvaluationData, find_entities, load_rows
 
 
 logger = logging.getLogger(__name__)
@@ -86,39 +75,96 @@ class DataArguments:
     )
     eval_dataset: str | None = field(
         default=None,
-        metadata={"help": "Labelled images for retrieval while training: Parquet, or a folder's validation."},
+        metadata={"help": "Labelled images to evaluate on while training: Parquet, or a build or id on the Hub."},
     )
-    eval_label_column: str = field(default="label", metadata={"help": "Column of the labels of eval_dataset."})
+    eval_label_column: str | None = field(
+        default=None, metadata={"help": "Its column of labels; null for entity_labels if there are, else label."}
+    )
     keep_decoded: bool = field(default=False, metadata={"help": "Keep decoded images in memory (small sets only)."})
 
 
+KINDS = (ModelArguments, DataArguments, MofiTrainingArguments)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, MofiTrainingArguments), argv)
+    """The command: one run, or with `text_alignment_epochs` a second one for the text tower."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    model_args, data_args, args = parse_recipe(KINDS, argv)
+    if args.text_alignment_epochs:
+        model_args, data_args, args = train_before_alignment(argv, model_args, args)
+    run(model_args, data_args, args)
+
+
+def train_before_alignment(
+    argv: list[str], model_args: ModelArguments, args: MofiTrainingArguments
+) -> tuple[ModelArguments, DataArguments, MofiTrainingArguments]:
+    """Makes the run that the recipe describes, and returns the settings of the one that aligns the text tower with it.
+
+    Source: Schall et al. (https://arxiv.org/abs/2409.01936), who align the text tower of a CLIP model that was
+    fine-tuned for image retrieval.
+    """
+    if not has_texts(model_args):
+        raise ValueError("text_alignment_epochs is for a text tower, and there is none: give one by text_init_from.")
+    before = Path(args.output_dir) / "before_alignment"
+    run(*parse_recipe(KINDS, [*argv, f"--output_dir={before}", "--push_to_hub=false"]))
+    flags = ["--recipe=multi-task", "--entity_loss_weight=0", "--frozen_parts", "image_tower", "entity_head"]
+    flags += [f"--num_train_epochs={args.text_alignment_epochs}", "--max_steps=-1"]
+    _, data_args, args = parse_recipe(KINDS, [*argv, *flags])
+    return ModelArguments(str(before), attn_implementation=model_args.attn_implementation), data_args, args
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, args: MofiTrainingArguments) -> None:
+    """Trains, or goes on with what output_dir holds, and saves the result there."""
     set_up_logging(args)
-    check_continuation(args, {**vars(model_args), **vars(data_args), **args.to_dict()})
+    warn_of_one_process(args)
+    columns = {"image_column": data_args.image_column, "alt_text_column": data_args.alt_text_column}
+    rows = load_rows(data_args.dataset, args, split=data_args.split, streaming=data_args.streaming, **columns)
+    recipe = {**vars(model_args), **vars(data_args), **args.to_dict(), "num_rows": len(rows)}
+    check_continuation(args, recipe)
     if is_trained(args):
         logger.info("%s is trained already; remove the folder to train again", args.output_dir)
         return
-    entities_path = find_entities(data_args)
-    rows = load_rows(data_args, args)
-    entities = load_entities(entities_path, rows, args)
-    processor = load_processor(model_args)
-    model = build_model(model_args, processor, args, num_entities=0 if entities is None else len(entities))
-    checkpoint = args.resume_from_checkpoint or find_checkpoint(args)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    elif model.entity_head is not None:
-        from_texts = model_args.entity_init == "text"
-        model.to(args.device)
-        initialize_rows(model, entities, processor, init_from=model_args.init_from, from_texts=from_texts)
-    trainer = build_trainer(model, processor, rows, entities, data_args, args)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    args.resume_from_checkpoint = args.resume_from_checkpoint or find_checkpoint(args)
+    if args.resume_from_checkpoint is not None:
+        logger.info("going on from %s", args.resume_from_checkpoint)
+    evaluation = None
+    if data_args.eval_dataset is not None:
+        evaluation = EvaluationData(data_args.eval_dataset, label_column=data_args.eval_label_column, **columns)
+    trainer = MofiTrainer(
+        model_args,
+        args=args,
+        train_dataset=rows,
+        entities=find_entities(data_args.dataset, data_args.entities),
+        eval_dataset=evaluation,
+        keep_decoded=data_args.keep_decoded,
+    )
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.interruption.end_process()
     trainer.save_model()
     trainer.save_state()
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.save_metrics("train", result.metrics)  # Last: its file says that the run is done.
+
+
+def warn_of_one_process(args: MofiTrainingArguments) -> None:
+    """Says so where accelerate was asked for several processes: with `--cpu` it starts one all the same."""
+    words = parent_command_line()
+    asked = words[words.index("--num_processes") + 1] if "--num_processes" in words[:-1] else "1"
+    if args.world_size == 1 and asked != "1" and any("accelerate" in word for word in words):
+        logger.warning(
+            "accelerate was asked for %s processes, but with --cpu it starts one; for more: torchrun "
+            "--nproc_per_node %s train.py",
+            *(asked, asked),
+        )
+
+
+def parent_command_line() -> list[str]:
+    """Words of the command that started this process; none where the system does not say."""
+    try:
+        return Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")
+    except OSError:
+        return []
 
 
 def set_up_logging(args: MofiTrainingArguments) -> None:
@@ -162,137 +208,11 @@ def is_trained(args: MofiTrainingArguments) -> bool:
         return False
     if args.max_steps > 0:
         return state.get("max_steps") == args.max_steps
-    return state.get("num_train_epochs") == math.ceil(args.num_train_epochs)
+    # The state rounds a fraction of an epoch up.
+    noted = try_read_json(Path(args.output_dir) / "training_args.json") or {}
+    return noted.get("max_steps", 0) <= 0 and noted.get("num_train_epochs") == args.num_train_epochs
 
 
 def find_checkpoint(args: MofiTrainingArguments) -> str | None:
     checkpoint = last_complete_checkpoint(args.output_dir)
     return str(checkpoint) if checkpoint is not None else None
-
-
-def load_rows(data_args: DataArguments, args: MofiTrainingArguments) -> ParquetRows:
-    """Opens the dataset: undecoded images, and only the columns that training reads.
-
-    Raises:
-        ValueError: If it is missing, empty, lacks a column or has fewer rows than a global batch.
-    """
-    files = find_parquet_files(data_args.dataset, split=data_args.split, streaming=data_args.streaming)
-    rows = open_rows(files, {}, num_cached_rows=WINDOW_ROWS, num_kept_rows=2 * rows_at_work(args))
-    columns = {data_args.image_column: "image"}
-    if args.recipe != "supervised":
-        columns[data_args.alt_text_column] = "alt_text"
-    columns |= {name: name for name in ("image_id", "entity_labels") if name in rows.schemas[0].names}
-    if weighs_entities(args):
-        columns["entities"] = "entities"
-    rows = rows.with_columns(columns)
-    batch_size = args.train_batch_size * args.world_size
-    if len(rows) < batch_size:
-        raise ValueError(
-            f"{data_args.dataset} has {len(rows)} rows, fewer than a global batch of {batch_size} "
-            f"({args.train_batch_size} on each of {args.world_size} processes). Lower per_device_train_batch_size."
-        )
-    return rows
-
-
-def rows_at_work(args: MofiTrainingArguments) -> int:
-    """Rows of this machine that its workers prepare and its processes train on at one time, at most."""
-    num_batches = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return num_processes * num_batches * args.train_batch_size
-
-
-def weighs_entities(args: MofiTrainingArguments) -> bool:
-    """Whether images count differently in an entity loss."""
-    return args.entity_weighting == "similarity" and args.recipe != "contrastive"
-
-
-def find_entities(data_args: DataArguments) -> str | None:
-    """Path of entities.parquet: the given one, the dataset's own, or None if there is none."""
-    if data_args.entities is not None:
-        return downloaded([data_args.entities], streaming=False)[0]
-    if data_args.dataset.endswith(".parquet"):
-        return None
-    if Path(data_args.dataset).is_dir():
-        path = Path(data_args.dataset) / "entities.parquet"
-        return str(path) if path.is_file() else None
-    try:
-        return hf_hub_download(data_args.dataset, "entities.parquet", repo_type="dataset")
-    except Exception as error:  # noqa: BLE001 - whatever the Hub answers, the user decides.
-        logger.warning("no entities.parquet from %s (%s)", data_args.dataset, error)
-        return None
-
-
-def load_entities(path: str | None, rows: ParquetRows, args: MofiTrainingArguments) -> EntityTable | None:
-    """Reads entities.parquet and checks that the rows speak of the same entities.
-
-    Raises:
-        ValueError: If the recipe needs entities and there are none, or if they belong to another build.
-    """
-    if path is None or "entity_labels" not in rows.column_names:
-        if args.recipe != "contrastive":
-            raise ValueError(
-                f"The recipe {args.recipe} needs entities, but the dataset has no entities.parquet or no column "
-                "entity_labels. Build it with data_scripts.build_i2e, or set --recipe contrastive."
-            )
-        return None
-    entities = EntityTable(path)
-    entities.check_build(rows)
-    return entities
-
-
-def build_trainer(
-    model: MofiForPreTraining,
-    processor: MofiProcessor,
-    rows: ParquetRows,
-    entities: EntityTable | None,
-    data_args: DataArguments,
-    args: MofiTrainingArguments,
-) -> MofiTrainer:
-    image_size = view_size(model.config, processor.image_processor)
-    unknown = set(args.augmentation) - {field.name for field in fields(Augmentation)}
-    if unknown:
-        raise ValueError(f"augmentation has the unknown settings {', '.join(sorted(unknown))}.")
-    augmentation = Augmentation(**args.augmentation)
-    collator = MofiDataCollator(
-        processor,
-        image_size=(image_size, image_size),
-        text_proportions=None if args.recipe == "supervised" else args.text_proportions,
-        entities=entities,
-        with_weights=weighs_entities(args),
-        augmentation=augmentation,
-        normalizes=False,
-        num_patches=(image_size // model.config.vision_config.patch_size) ** 2 if args.patch_dropout_schedule else 0,
-        seed=args.seed,
-    )
-    # The smallest crop still has a pixel of its own for each pixel of the view.
-    min_side = math.ceil(image_size * max(2.0, augmentation.min_crop_area**-0.5))
-    evaluation = build_evaluation(processor, data_args, args)
-    return MofiTrainer(
-        model,
-        args=args,
-        train_dataset=PositionDataset(rows, min_side=min_side, keep_decoded=data_args.keep_decoded),
-        eval_dataset=None if evaluation is None else evaluation.rows,
-        evaluate_model=evaluation,
-        data_collator=collator,
-        processing_class=processor,
-        entities_path=None if entities is None else entities.path,
-    )
-
-
-def build_evaluation(
-    processor: MofiProcessor, data_args: DataArguments, args: MofiTrainingArguments
-) -> RetrievalEvaluation | None:
-    """Retrieval among the images of eval_dataset, or None without one."""
-    if data_args.eval_dataset is None:
-        return None
-    files = find_parquet_files(data_args.eval_dataset, split="validation")
-    rows = ParquetRows(files, {data_args.image_column: "image", data_args.eval_label_column: "label"})
-    return RetrievalEvaluation(rows, processor, compute=retrieval_metrics, batch_size=args.per_device_eval_batch_size)
-
-
-def retrieval_metrics(image_embeds: torch.Tensor, labels: list[Any]) -> dict[str, float]:
-    """Mean average precision with the query left out, in [0, 1]."""
-    import evaluate  # Of the extra `evaluate`, which training without evaluation does not need.
-
-    metric = evaluate.load(str(bundled("metrics") / "retrieval_map"))
-    return {"retrieval_map": metric.compute(image_embeds=image_embeds, labels=labels)["mean_average_precision"]}

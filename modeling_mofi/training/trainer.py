@@ -4,18 +4,24 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.trainer_utils import TrainOutput
 
 from ..data.collator import normalize_pixels
 from ..distributed_mofi import all_reduce
 from ..patch_dropout import draw_patches, shrink_images, value_at
 from ..pretraining import MofiForPreTraining, MofiForPreTrainingOutput
+from ..processing_mofi import MofiProcessor
 from .arguments import MofiTrainingArguments
+from .assembly import assemble
 from .gradient_cache import cached_backward
+from .interruption import Interruption
 from .log import TrainingLog
+from .model_building import ModelArguments
 from .model_preparation import choose_sharding, compile_towers, contrast_scalars, prepare_model
 from .optimizer import TowersAndHeadOptimizer, clip_gradients, lower_rates_by_layer
 from .resumable_trainer import ResumableTrainer
@@ -27,12 +33,31 @@ MAX_LOGIT_SCALE = math.log(100)  # As in CLIP, of softmax: a larger inverse temp
 
 
 class MofiTrainer(ResumableTrainer):
-    """Trains a `MofiForPreTraining` on batches of `MofiDataCollator`.
+    """Trains towers and an entity head on images with texts, entities or both.
 
     Args:
-        evaluate_model: Called with the model (in evaluation mode) to evaluate; it returns metrics, such as
-            `{"retrieval_map": 0.5}`, on every process. None if nothing is evaluated while training.
-        kwargs: As for `ResumableTrainer` and `Trainer`.
+        model: Checkpoint to start from (MOFI, CLIP, SigLIP, or an image encoder alone), a folder or an id on the Hub;
+            or `ModelArguments`, or a `MofiForPreTraining` as it is. A checkpoint gets a new head, of which the rows
+            that its own head knows are kept and the others begin as the embeddings of their texts.
+        train_dataset: I2E folder, Parquet files or an id on the Hub; a `datasets.Dataset` or `IterableDataset` with
+            the columns `image`, `alt_text` and, for entities, `entity_labels`.
+        entities: entities.parquet, here or a URL; None for the dataset's own.
+        eval_dataset: What to evaluate on, such as the same I2E folder, of which the validation split is taken; any
+            images with a column `label`; or `EvaluationData` for other columns.
+        processing_class: The model's processor; None for that of the checkpoint.
+        keep_decoded: Keeps decoded images in memory, for small datasets.
+        evaluate_model: Called with the model to evaluate instead; it returns metrics, such as
+            `{"retrieval_map": 0.5}`, on every process.
+        kwargs: As for `ResumableTrainer` and `Trainer`; with a `data_collator`, everything else is taken as it is.
+
+    Example:
+
+    ```python
+    args = MofiTrainingArguments(output_dir="my_mofi", learning_rate=1e-5, entity_learning_rate=1e-3)
+    trainer = MofiTrainer("google/siglip2-base-patch16-224", args=args, train_dataset="my_i2e")
+    trainer.train()
+    trainer.save_model()
+    ```
     """
 
     # The losses are means over the batch; `labels`, which would make the Trainer rescale them, never occurs.
@@ -40,18 +65,30 @@ class MofiTrainer(ResumableTrainer):
 
     def __init__(
         self,
-        model: MofiForPreTraining,
+        model: MofiForPreTraining | ModelArguments | str | Path,
         *,
         args: MofiTrainingArguments,
+        train_dataset: Any = None,
+        entities: str | Path | None = None,
+        eval_dataset: Any = None,
+        processing_class: MofiProcessor | None = None,
+        keep_decoded: bool = False,
         evaluate_model: Callable[[MofiForPreTraining], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "processing_class": processing_class}
+        if "data_collator" not in kwargs:
+            given = assemble(model, args, **given, entities=entities, keep_decoded=keep_decoded)
+            model, found = given.pop("model"), given.pop("evaluate_model")
+            evaluate_model = evaluate_model or found
         prepare_model(model, args)
-        super().__init__(model, args=args, **kwargs)
+        super().__init__(model, args=args, **given, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.evaluate_model = evaluate_model
         self.training_log = TrainingLog()
-        self._skips_step = False
+        self._losses: list[torch.Tensor] = []  # Of the step that is under way.
+        self.interruption = Interruption()
+        self.add_callback(self.interruption)
         if args.tower_compilation is not None:
             compile_towers(model, args.tower_compilation)
         if self.is_fsdp_enabled:
@@ -78,7 +115,11 @@ class MofiTrainer(ResumableTrainer):
                 scalar.register_post_accumulate_grad_hook(average)
 
     def _announce(self, model: MofiForPreTraining) -> None:
-        batch_size = self.args.train_batch_size * self.args.world_size
+        sizes = self.args.world_size, self.args.train_batch_size
+        batch_size = math.prod(sizes)
+        logger.info("%d processes x %d images = global batch of %d", *sizes, batch_size)
+        if self.args.save_only_model:
+            logger.warning("save_only_model: a run cannot be gone on from checkpoints without optimizer states")
         if model.entity_head is not None:
             logger.info(model.entity_head.memory_plan(batch_size=batch_size))
         if self.args.gradient_accumulation_steps > 1 and self.args.recipe != "supervised":
@@ -88,6 +129,11 @@ class MofiTrainer(ResumableTrainer):
                 self.args.gradient_accumulation_steps,
                 batch_size,
             )
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As `Trainer.train`; on SIGTERM or Ctrl-C it saves a checkpoint after the step under way, and returns."""
+        with self.interruption.listening():
+            return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Fetches the batches of a step, and notes how long that took and how many images were unreadable."""
@@ -111,14 +157,20 @@ class MofiTrainer(ResumableTrainer):
                 head.own_sample()  # Now, while a GPU is still busy with the step before.
         inputs = self._cheaper(self._prepare_inputs(inputs), own_model)
         if self.args.gradient_cache_size is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        return self._cached_step(model, inputs)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._cached_step(model, inputs)
+        return loss.nan_to_num(0.0, 0.0, 0.0)  # It is added up for the log; the gradient is judged at the step's end.
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Moves a batch to the device, and normalises images there that came as bytes."""
+        """Checks labels, moves a batch to the device, and normalises images there that came as bytes."""
+        head, labels = self.pretraining_model.entity_head, inputs.get("entity_labels")
+        if head is not None and labels is not None and not labels.is_cuda:
+            head.check_labels(labels)
         inputs = super()._prepare_inputs(inputs)
         if inputs["pixel_values"].dtype == torch.uint8:
-            inputs["pixel_values"] = normalize_pixels(inputs["pixel_values"], self.processing_class)
+            image_processor = getattr(self.processing_class, "image_processor", self.processing_class)
+            inputs["pixel_values"] = normalize_pixels(inputs["pixel_values"], image_processor)
         return inputs
 
     def _cheaper(self, inputs: dict[str, Any], model: MofiForPreTraining) -> dict[str, Any]:
@@ -146,7 +198,7 @@ class MofiTrainer(ResumableTrainer):
                 logit_bias=embeds.logit_bias,
                 **entities,
             )
-            return self._checked_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
+            return self._noted_loss(outputs, num_images=num_images) / self.current_gradient_accumulation_steps
 
         return cached_backward(
             model,
@@ -162,13 +214,13 @@ class MofiTrainer(ResumableTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Weighs the losses of the recipe and notes them for the log."""
         outputs = model(**inputs)
-        loss = self._checked_loss(outputs, num_images=len(inputs["pixel_values"]))
+        loss = self._noted_loss(outputs, num_images=len(inputs["pixel_values"]))
         return (loss, outputs) if return_outputs else loss
 
-    def _checked_loss(self, outputs: MofiForPreTrainingOutput, *, num_images: int) -> torch.Tensor:
+    def _noted_loss(self, outputs: MofiForPreTrainingOutput, *, num_images: int) -> torch.Tensor:
         loss = self._weighted_loss(outputs)
-        if self._is_usable(loss.detach(), what="loss"):
-            self.training_log.note(outputs, num_images=num_images)
+        self._losses.append(loss.detach().float())
+        self.training_log.note(outputs, num_images=num_images)
         return loss
 
     def _weighted_loss(self, outputs: MofiForPreTrainingOutput) -> torch.Tensor:
@@ -179,21 +231,32 @@ class MofiTrainer(ResumableTrainer):
         weight = self.args.entity_loss_weight
         return weight * outputs.entity_loss + (1 - weight) * outputs.contrastive_loss
 
-    def _is_usable(self, values: torch.Tensor, *, what: str) -> bool:
+    def _judge_step(self, grad_norm: torch.Tensor) -> bool:
         """Applies `nonfinite_policy`, alike on every process, before anything could poison the state.
 
+        In one exchange with what signals came, for which a GPU is waited once a step.
+
         Raises:
-            FloatingPointError: If a value is not finite and the policy is to stop.
+            FloatingPointError: If a loss or gradient is not finite and the policy is to stop.
         """
-        if all_reduce(torch.isfinite(values).all().float(), "MIN"):
+        head = self.pretraining_model.entity_head
+        has_rows = head is not None and head.weight.grad is not None
+        sums = [torch.as_tensor(grad_norm), *([head.weight.grad._values().sum()] if has_rows else [])]
+        parts = torch.stack(self._losses), torch.stack([value.float().to(self.args.device) for value in sums])
+        self._losses.clear()
+        flags = torch.stack([torch.isfinite(part).all() for part in parts]).float()
+        flags = torch.cat([flags, flags.new_tensor([float(self.interruption.number is None)])])
+        is_finite, uninterrupted = (flags := all_reduce(flags, "MIN").tolist())[:2], flags[2]
+        self.interruption.is_agreed = not uninterrupted
+        if all(is_finite):
             return True
+        what = "gradient" if is_finite[0] else "loss"
         if self.args.nonfinite_policy == "stop":
             raise FloatingPointError(
                 f"The {what} is not finite at step {self.state.global_step}. Weights and optimizer state are those of "
                 "the step before. Lower learning_rate, check the data, or set --nonfinite_policy skip."
             )
         logger.warning("step %d is skipped: its %s is not finite", self.state.global_step, what)
-        self._skips_step = True
         return False
 
     # Optimization
@@ -227,18 +290,14 @@ class MofiTrainer(ResumableTrainer):
         return clip_gradients(self.pretraining_model.mofi.parameters(), max_norm=max_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """Checks every gradient, and removes them all where the step is to be skipped."""
+        """Checks every loss and gradient, and removes the gradients where the step is to be skipped."""
         grad_norm = self._clip_grad_norm(model, math.inf) if grad_norm is None else grad_norm
-        if not self._skips_step:
-            head = self.pretraining_model.entity_head
-            has_rows = head is not None and head.weight.grad is not None
-            sums = [torch.as_tensor(grad_norm), *([head.weight.grad._values().sum()] if has_rows else [])]
-            self._is_usable(torch.stack([value.float().to(self.args.device) for value in sums]), what="gradient")
-        if self._skips_step:
+        is_usable = self._judge_step(grad_norm)
+        self.training_log.close_step(is_usable=is_usable)
+        if not is_usable:
             self.optimizer.zero_grad()
             if self.weight_average is not None:
                 self.weight_average.skips_step = True
-            self._skips_step = False
         return grad_norm
 
     # Log, checkpoints and evaluation

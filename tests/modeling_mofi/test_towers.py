@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+import train_runs
 from PIL import Image
+from processes import run_processes
 from safetensors.torch import load_file
 from tiny import make_tiny_tokenizer, write_i2e
 from tiny_towers import IMAGE_TOWERS, write_image_tower, write_siglip, write_text_tower
@@ -87,7 +89,7 @@ def model_settings(root, family):
 
 def start(root, family, output_dir, **changes):
     recipe = {name: value for name, value in RECIPE.items() if name not in NEW_TOWERS}
-    recipe |= {"dataset": str(root / "i2e"), "output_dir": str(output_dir), "save_steps": 2, **changes}
+    recipe |= {"dataset": str(root / "i2e"), "output_dir": str(output_dir), "save_steps": 8, **changes}
     recipe |= {"learning_rate": 1e-3, "attn_implementation": "sdpa", **model_settings(root, family)}
     path = output_dir.with_suffix(".yaml")
     path.write_text(json.dumps(recipe), encoding="utf-8")
@@ -97,16 +99,16 @@ def start(root, family, output_dir, **changes):
 
 @pytest.fixture(scope="module")
 def runs(root):
-    """Folder of a whole run of three steps of each family."""
-    return {family: start(root, family, root / f"{family}-run", max_steps=3) for family in FAMILIES}
+    """Folder of a whole run of ten steps of each family."""
+    return {family: start(root, family, root / f"{family}-run", max_steps=10) for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_trains_both_losses_and_every_part(runs, family):
     log = json.loads((runs[family] / "trainer_state.json").read_text())["log_history"]
     losses = [entry[name] for entry in log if "loss" in entry for name in ("contrastive_loss", "entity_loss")]
-    assert len(losses) == 6 and np.isfinite(losses).all()
-    first = load_file(runs[family] / "checkpoint-2" / "model.safetensors")
+    assert len(losses) == 20 and np.isfinite(losses).all()
+    first = load_file(runs[family] / "checkpoint-8" / "model.safetensors")
     last = load_file(runs[family] / "model.safetensors")
     still = {name for name, value in first.items() if torch.equal(value, last[name])}
     assert all(name.endswith(("mask_token", "k_proj.bias", "key.bias")) for name in still), still
@@ -115,12 +117,27 @@ def test_family_trains_both_losses_and_every_part(runs, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_resumes_to_the_bit(root, runs, family):
     resumed = root / f"{family}-resumed"
-    shutil.copytree(runs[family] / "checkpoint-2", resumed / "checkpoint-2")
+    shutil.copytree(runs[family] / "checkpoint-8", resumed / "checkpoint-8")
     shutil.copy(runs[family] / "recipe.json", resumed)
-    start(root, family, resumed, max_steps=3)
+    start(root, family, resumed, max_steps=10)
     whole, found = saved_tensors(runs[family]), saved_tensors(resumed)
     assert whole.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in whole.items())
+
+
+def run(arguments):
+    return train_runs.run(arguments)["losses"] if os.environ["RANK"] == "0" else None
+
+
+# One pair with both contrasts: softmax over processes, and SigLIP's sigmoid.
+@pytest.mark.parametrize("family", ["siglip", "dinov2_with_registers"])
+def test_family_trains_on_two_processes_as_on_one(root, runs, family):
+    log = json.loads((runs[family] / "trainer_state.json").read_text())["log_history"]
+    expected = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+    output_dir = root / f"{family}-two"
+    flags = [f"--output_dir={output_dir}", "--per_device_train_batch_size=2"]
+    recipe = str(runs[family].with_suffix(".yaml"))
+    assert run_processes(run, 2, [recipe, *flags])[0] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,9 @@ def test_bytes_become_the_normalised_view_wherever_that_is_done(tiny_processor, 
     batch = make_collator(tiny_processor, entities, **settings)(make_rows(5))
     as_bytes = make_collator(tiny_processor, entities, normalizes=False, **settings)(make_rows(5))
     assert as_bytes["pixel_values"].dtype == torch.uint8
-    assert torch.equal(normalize_pixels(as_bytes.pop("pixel_values"), tiny_processor), batch.pop("pixel_values"))
+    assert torch.equal(
+        normalize_pixels(as_bytes.pop("pixel_values"), tiny_processor.image_processor), batch.pop("pixel_values")
+    )
     assert all(torch.equal(torch.as_tensor(as_bytes[name]), torch.as_tensor(batch[name])) for name in batch)
 
 

@@ -49,3 +49,22 @@ def test_compiling_is_left_to_the_towers(tmp_path):
     assert not args.torch_compile
     assert make(tmp_path, torch_compile=True).tower_compilation == {"backend": "inductor", "mode": None}
     assert make(tmp_path).tower_compilation is None
+
+
+def test_what_accelerate_is_set_to_is_refused_or_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="fp16 is not supported, whether it comes from .* or from accelerate's"):
+        make(tmp_path)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert make(tmp_path).bf16
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert not make(tmp_path).bf16
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="DeepSpeed is not supported"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dispatch_batches", "split_batches"])
+def test_rows_in_an_order_of_accelerates_own_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"accelerator_config has {name}"):
+        make(tmp_path, accelerator_config={name: True})
