@@ -48,13 +48,14 @@ SKIPPED = {
     'model = MofiModel.from_towers("facebook/dinov3': "loads two encoders of the Hub",
     "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of datasets on the Hub",
     "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of datasets on the Hub",
-    "accelerate launch train.py configs/finetune.yaml --init_from facebook/dinov3": "loads two encoders of the Hub",
     "hf auth login": "asks for a token; here it is in HF_TOKEN",
 }
 # Run otherwise: smaller. Recipes given later win over those before, flags over recipes.
 REPLACED = {
     r"(train\.py(?: configs/train_\S+\.yaml)+)": r"\1 tiny_train.yaml",
-    r"(train\.py configs/finetune\.yaml)": r"\1 tiny_finetune.yaml",
+    r"(train\.py configs/finetune\w*\.yaml)": r"\1 tiny_finetune.yaml",
+    r'eval_dataset="my_i2e"': 'eval_dataset="my_i2e/data/train-*.parquet"',
+    r"per_device_train_batch_size=256": "per_device_train_batch_size=4, max_steps=2, use_cpu=True",
     r"^accelerate launch ": "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no --cpu ",
     r"(data_scripts\.build_i2e configs/build_i2e\.yaml)": r"\1 tiny_build.yaml",
@@ -64,7 +65,8 @@ REPLACED = {
 }
 
 # What a page takes from the page before it.
-GIVEN = {"docs/train.md": {"my_i2e": "runs/sample/i2e"}}
+MY_I2E = {"my_i2e": "runs/sample/i2e"}
+GIVEN = {"docs/train.md": MY_I2E, "docs/notebooks/train_in_python.ipynb": MY_I2E}
 
 
 class Page:
@@ -91,7 +93,7 @@ class Page:
 
     def run_snippet(self, code: str) -> None:
         print(f"  snippet of {code.count(chr(10))} lines", flush=True)
-        exec(compile(code, str(self.path), "exec"), self.names)
+        exec(compile(self.replaced(code), str(self.path), "exec"), self.names)
         self.used["snippets"] += 1
 
     def run_command(self, command: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from apple_release import write_release
 from hub_server import Hub
 from tiny import COLORS, NAMES, picture, tiny_rows, write_i2e
+from tiny_towers import write_image_tower, write_siglip, write_text_tower
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from modeling_mofi import MofiImageProcessor
@@ -135,8 +136,22 @@ def fill_hub(hub: Hub, prepared: Path) -> None:
     folder = prepared.parent / "clip"
     if not folder.is_dir():
         write_clip(folder, tokenizer=prepared / "sample_data/tokenizer")
-    for repo_id in CLIP_MODELS:
+    folders = {**dict.fromkeys(CLIP_MODELS, folder), **write_encoders(prepared.parent)}
+    for repo_id, folder in folders.items():
         hub.files[repo_id] = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_encoders(root: Path) -> dict[str, Path]:
+    """Small encoders of those families that the docs train from, by their names on the Hub."""
+    written = {
+        "google/siglip2-base-patch16-224": ("siglip", write_siglip),
+        "facebook/dinov3-vitb16-pretrain-lvd1689m": ("dinov3", lambda folder: write_image_tower(folder, "dinov3_vit")),
+        "FacebookAI/xlm-roberta-base": ("xlm-roberta", lambda folder: write_text_tower(folder, "xlm-roberta")),
+    }
+    for name, write in written.values():
+        if not (root / name).is_dir():
+            write(root / name)
+    return {repo_id: root / name for repo_id, (name, _) in written.items()}
 
 
 def write_clip(folder: Path, *, tokenizer: Path) -> None:
