@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from modeling_mofi import margin_softmax
 from modeling_mofi.entity_head import MofiEntityHead
 from modeling_mofi.recipe_parser import parse_recipe
 
@@ -46,6 +47,7 @@ class HeadArguments:
     num_steps: int = 12
     device: str = "cpu"
     tf32: bool = field(default=False, metadata={"help": "Let a GPU round the factors of matrix products to TF32."})
+    precision: str | None = field(default=None, metadata={"help": "Of the head's products: fp32, tf32 or bf16."})
     with_full: bool = field(default=False, metadata={"help": "Also measure the softmax over all entities."})
     kind: str = field(default="sparse", metadata={"help": "sparse; dense: AdamW over a dense gradient; or full."})
     is_case: bool = field(default=False, metadata={"help": "Measure one case here and print it as JSON."})
@@ -71,7 +73,7 @@ def main() -> None:
 
 def run_case(args: HeadArguments, num_entities: int, kind: str) -> dict[str, float | int | str]:
     settings = {**asdict(args), "num_entities": num_entities, "kind": kind, "is_case": True}
-    flags = [f"--{name}={value}" for name, value in settings.items()]
+    flags = [f"--{name}={value}" for name, value in settings.items() if value is not None]
     result = subprocess.run([sys.executable, __file__, *flags], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -99,7 +101,7 @@ def measure(args: HeadArguments) -> dict[str, float | int | str]:
 def measure_full(args: HeadArguments) -> dict[str, float | int | str]:
     """Median seconds of the softmax over all entities and of its three matrix products, taking turns."""
     (num_entities,) = args.num_entities
-    head = MofiEntityHead(num_entities, args.projection_dim).to(args.device)
+    head = MofiEntityHead(num_entities, args.projection_dim, precision=args.precision).to(args.device)
     embeds, labels = make_inputs(head, args, seed=0)
     seconds: dict[str, list[float]] = {"full": [], "products": []}
     for _ in range(args.num_steps):
@@ -107,18 +109,23 @@ def measure_full(args: HeadArguments) -> dict[str, float | int | str]:
         head.weight.grad = embeds.grad = None
         seconds["products"].append(timed(lambda: multiply(head, embeds.detach()), args.device))
     full, products = (median(seconds[name][2:]) for name in ("full", "products"))
-    sizes = {"num_entities": num_entities, "kind": "full", "seconds_per_step": full}
+    sizes = {"num_entities": num_entities, "kind": "full", "precision": args.precision, "seconds_per_step": full}
     return {**sizes, "seconds_of_products": products, "ratio": full / products}
 
 
 @torch.no_grad()
 def multiply(head: MofiEntityHead, embeds: torch.Tensor) -> None:
-    """The products of a softmax over all entities, by blocks of images as the head has them."""
-    rows, gradient = head.weight, torch.zeros_like(head.weight)
-    for block in embeds.split(head.chunk_size(batch_size=len(embeds))):
-        logits = block @ rows.t()
-        logits @ rows
-        gradient.addmm_(logits.t(), block)
+    """The products of a softmax over all entities, by blocks of images and in the precision that the head has them."""
+    gradient = torch.zeros_like(head.weight)
+    rows = head.weight.bfloat16() if head.precision == "bf16" else head.weight
+    with margin_softmax.matmul_precision(head.precision, rows.device):
+        for block in embeds.to(rows.dtype).split(head.chunk_size(batch_size=len(embeds))):
+            logits = margin_softmax.multiply(block, rows.t()).to(rows.dtype)
+            margin_softmax.multiply(logits, rows)
+            if head.precision == "bf16":
+                gradient += margin_softmax.multiply(logits.t(), block)
+            else:
+                gradient.addmm_(logits.t(), block)
 
 
 def timed(call: Callable[[], Any], device: str) -> float:

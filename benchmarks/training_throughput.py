@@ -51,6 +51,7 @@ class ThroughputArguments:
     projection_dim: int = 512
     num_entities: int = 2_000_000
     num_sampled_entities: int = 200_000
+    num_layers: int | None = field(default=None, metadata={"help": "Of each tower; null for those of ViT-B/16."})
     num_turns: int = 8
     num_warm_up: int = 2
     num_images: int = field(default=256, metadata={"help": "Generated JPEGs, 320 pixels on the shorter side."})
@@ -64,7 +65,7 @@ def main() -> None:
     torch.manual_seed(0)
     has_open_clip = importlib.util.find_spec("open_clip") is not None
     measures = {
-        "open_clip": lambda: compare_with_open_clip(args) if has_open_clip else "open_clip is not installed",
+        "open_clip": lambda: try_open_clip(args),
         "entities": lambda: compare_with_entities(args),
         "pipeline": lambda: measure_pipeline(args, with_peer=has_open_clip),
         "data_wait": lambda: measure_data_wait(args),
@@ -80,10 +81,11 @@ def main() -> None:
 
 
 def build_model(args: ThroughputArguments, *, num_entities: int = 0) -> MofiForPreTraining:
+    layers = {} if args.num_layers is None else {"num_hidden_layers": args.num_layers}
     config = MofiConfig(
-        vision_config={**RECIPE["vision_config"], "image_size": args.image_size},
+        vision_config={**RECIPE["vision_config"], **layers, "image_size": args.image_size},
         text_config={
-            **{**RECIPE["text_config"], "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT},
+            **{**RECIPE["text_config"], **layers, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT},
             **{"eos_token_id": VOCABULARY - 1, "bos_token_id": VOCABULARY - 2, "pad_token_id": 0},
         },
         projection_dim=args.projection_dim,
@@ -169,6 +171,12 @@ def synchronize(args: ThroughputArguments) -> None:
 
 
 # Comparisons
+
+
+def try_open_clip(args: ThroughputArguments) -> dict[str, Any] | str:
+    """The comparison with open_clip, or why there is none."""
+    has_open_clip = importlib.util.find_spec("open_clip") is not None
+    return compare_with_open_clip(args) if has_open_clip else "open_clip is not installed"
 
 
 def compare_with_open_clip(args: ThroughputArguments) -> dict[str, Any]:
