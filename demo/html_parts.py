@@ -71,7 +71,7 @@ def entity_card(entity: FoundEntity, *, is_first: bool) -> str:
 
 
 def answer_html(answer: EntityAnswer) -> str:
-    """The best entities of an image, after a word on whether any of them is shown, where that can be told."""
+    """The best entities of an image, and, with a calibrated index, whether any of them is shown."""
     cards = "".join(entity_card(entity, is_first=not place) for place, entity in enumerate(answer.entities))
     if answer.is_known is None:
         return f"<div class=entities>{cards}</div>"

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def evaluate_knn(
     benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
-    """Classifies the query images by the gallery's, or by one another; the sweep of k shares one search."""
+    """Classifies the query images by the gallery's, or by each other; all values of k share one search."""
     query_embedded = embedder(query)
     gallery_embedded = embedder(gallery) if gallery else None
     by_query = knn(

@@ -68,7 +68,7 @@ def choose_regularization(image_embeds: torch.Tensor, targets: torch.Tensor, reg
     """The C that classifies a held-out part of the training images best; the smallest of equally good ones.
 
     Args:
-        regularization: Values of C, as scikit-learn's: a larger C regularises less. One value is taken as it is.
+        regularization: Values of C, as scikit-learn's: a larger C regularizes less. A single one is used as given.
     """
     if len(regularization) == 1:
         return regularization[0]

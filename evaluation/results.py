@@ -91,7 +91,7 @@ def write_results(path: Path, results: list[Result], *, settings: dict[str, Any]
 
 
 def as_json(value: Any) -> str:
-    """Indented JSON; NaN, which other readers than Python's refuse, becomes null."""
+    """Indented JSON; NaN, which parsers other than Python's reject, becomes null."""
     return json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -8,7 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 TEXT_POOLINGS = ("eos_first", "argmax", "first", "mean", "pooler")
 CONTRASTS = ("softmax", "sigmoid")
-STEM_GROUPS = 8  # Groups of channels that the stem normalises together.
+STEM_GROUPS = 8  # Groups of channels that the stem normalizes together.
 
 
 class MofiConfig(PreTrainedConfig):

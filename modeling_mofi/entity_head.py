@@ -21,7 +21,7 @@ class MofiEntityHead(nn.Module):
 
     A step costs what it samples, not what exists: rows are looked up sparsely, so an optimizer that understands
     sparse gradients (`torch.optim.SparseAdam`) leaves rows that were not sampled, and their moments, bit-unchanged.
-    Keep the head out of data-parallel wrappers: each process updates the rows it owns and nobody else does.
+    Keep the head out of data-parallel wrappers: each process alone updates the rows it owns.
 
     Args:
         num_entities: Number of classes C over all processes.
@@ -81,7 +81,7 @@ class MofiEntityHead(nn.Module):
             entity_weights: `[B]`, each 0 or more: how much each row counts beside the others; None for all alike.
 
         Returns:
-            Scalar; its mean over processes is the (weighted) mean over all labelled rows of the global batch.
+            Scalar; its mean over processes is the (weighted) mean over all labeled rows of the global batch.
 
         Raises:
             ValueError: If a label is not below `num_entities`.

@@ -21,7 +21,7 @@ BAND_PIXELS = 2**20
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turns an image of any mode into RGB: turned upright, transparency laid on white, deeper levels as 8-bit.
 
-    An RGB image that is upright and opaque is returned as it is. Errors are those of Pillow's decoders: any.
+    An RGB image that is upright and opaque is returned unchanged. Any error of Pillow's decoders may be raised.
     """
     load(image)
     orientation = read_orientation(image)
@@ -88,7 +88,7 @@ def gray_to_rgb(image: Image.Image) -> Image.Image:
 def to_8_bit(levels: np.ndarray, *, mode: str) -> np.ndarray:
     """Scales gray levels of PIL mode I;16, I or F to uint8 in [0, 255]; what is no number is black.
 
-    I;16 has 16 bits. What I and F hold is not said anywhere: levels up to 1 (F), up to 255, or 16 bits.
+    I;16 has 16 bits. The range of I and F is not recorded anywhere: up to 1 (F), up to 255, or 16 bits.
     """
     finite = np.isfinite(levels)
     highest = levels.max(initial=0, where=finite)

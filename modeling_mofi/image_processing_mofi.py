@@ -25,7 +25,7 @@ class MofiImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class MofiImageProcessor(PilBackend):
-    """Scales pixels to [0, 1], resizes that float tensor, crops its centre and normalises it.
+    """Scales pixels to [0, 1], resizes that float tensor, crops its center and normalizes it.
 
     The defaults are the release's transform: shorter edge to 224, bilinear without antialiasing. `CLIPImageProcessor`
     is not equivalent: it resizes 8-bit images, bicubic, with antialiasing. A `size` with `height` and `width`
@@ -139,7 +139,7 @@ def output_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
 
 
 def center_crop(image: torch.Tensor, crop_size: SizeDict) -> torch.Tensor:
-    """Cuts the centre out of `[C, H, W]`; a smaller image is first padded with zeros."""
+    """Cuts the center out of `[C, H, W]`; a smaller image is first padded with zeros."""
     lacking_height = max(0, crop_size.height - image.shape[-2])
     lacking_width = max(0, crop_size.width - image.shape[-1])
     if lacking_height or lacking_width:

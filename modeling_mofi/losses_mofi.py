@@ -32,7 +32,7 @@ def contrastive_loss(
         text_embeds: Unit-length `[B, D]`; row i belongs to image i.
         logit_scale: Inverse temperature, a scalar (already exponentiated).
         logit_bias: Added to every logit of the sigmoid loss; None for the softmax loss, in both directions.
-        entity_labels: `[B]`; below 0 means unlabelled.
+        entity_labels: `[B]`; below 0 means unlabeled.
         same_entity: What the text of another image of the same entity is to an image: `"left_out"`, a further
             `"positive"`, or a `"negative"` as any other.
         max_logits: Logits held at once; above it rows are computed in chunks, recomputed in backward.

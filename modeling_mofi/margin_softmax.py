@@ -90,7 +90,7 @@ class _MarginSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient, _):
-        # In place: as large as the rows. PyTorch refuses a second backward, as it finds them changed.
+        # In place, as it is as large as the rows. PyTorch then rejects a second backward, as they have changed.
         gradients = (None if found is None else found.mul_(gradient) for found in ctx.saved_tensors)
         return *gradients, None, None, None, None, None, None, None, None
 

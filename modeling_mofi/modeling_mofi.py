@@ -140,10 +140,10 @@ class MofiModel(MofiPreTrainedModel):
     def get_image_features(
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
     ) -> tuple | BaseModelOutputWithPooling:
-        """Encodes images; `pooler_output` is the projected feature `[B, D]`, not normalised.
+        """Encodes images; `pooler_output` is the projected feature `[B, D]`, not normalized.
 
         Args:
-            pixel_values: Normalised images `[B, 3, H, W]`, from `MofiImageProcessor`.
+            pixel_values: Normalized images `[B, 3, H, W]`, from `MofiImageProcessor`.
             interpolate_pos_encoding: Allows an H and W other than the configuration's `image_size`.
         """
         outputs = encode_images(
@@ -160,7 +160,7 @@ class MofiModel(MofiPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | BaseModelOutputWithPooling:
-        """Encodes texts; `pooler_output` is the projected feature `[B, D]`, not normalised.
+        """Encodes texts; `pooler_output` is the projected feature `[B, D]`, not normalized.
 
         Args:
             input_ids: Token ids `[B, L]`, padded on the right, each text ended by EOS.

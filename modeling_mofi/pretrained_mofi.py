@@ -18,7 +18,7 @@ PACKAGE = "modeling_mofi"
 
 
 class MofiPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, loading and saving shared by MOFI's models."""
+    """Weight initialization, loading and saving shared by MOFI's models."""
 
     config_class = MofiConfig
     # What a checkpoint answers to besides the class that saved it.
@@ -75,7 +75,7 @@ class MofiPreTrainedModel(PreTrainedModel):
         kwargs.setdefault("use_safetensors", True)
         folder = Path(pretrained_model_name_or_path or "")
         if kwargs["use_safetensors"] and folder.is_dir() and kwargs.get("state_dict") is None:
-            refuse_pickles(folder)
+            reject_pickles(folder)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
@@ -105,7 +105,7 @@ class MofiPreTrainedModel(PreTrainedModel):
         return publishing.publish_model(self, repo_id, **kwargs)
 
 
-def refuse_pickles(folder: Path) -> None:
+def reject_pickles(folder: Path) -> None:
     """Raises ValueError if a folder has pickled weights and no safetensors."""
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles and not any(folder.rglob("*.safetensors")):

@@ -72,7 +72,7 @@ class MofiForPreTrainingOutput(ModelOutput):
 class MofiForPreTraining(MofiPreTrainedModel):
     """`MofiModel` as `mofi` beside a `MofiEntityHead` as `entity_head`.
 
-    `save_pretrained` writes the towers as a `MofiModel` and the head to a file of its own, so whoever loads the
+    `save_pretrained` writes the towers as a `MofiModel` and the head to a separate file, so whoever loads the
     folder with `AutoModel` gets the towers and downloads no head.
 
     Args:

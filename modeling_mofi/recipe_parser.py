@@ -60,7 +60,7 @@ def parse_recipe(
 
 
 def read_recipe(path: str, parser: HfArgumentParser) -> dict[str, Any]:
-    """Loads a YAML mapping and refuses keys that no dataclass knows."""
+    """Loads a YAML mapping and rejects keys that no dataclass knows."""
     if (found := find_config(path, suffix=".yaml")) is None:
         names = ", ".join(sorted(recipe.stem for recipe in bundled("configs").glob("*.yaml")))
         parser.error(f"recipe {path} does not exist; those of the package are {names}")
@@ -80,7 +80,7 @@ def read_recipe(path: str, parser: HfArgumentParser) -> dict[str, Any]:
 
 
 def override(recipe: dict[str, Any], later: dict[str, Any], exclusive: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A recipe with later settings in place of its own and of those that exclude them."""
+    """A recipe in which later settings replace earlier ones and those that they exclude."""
     replaced = {old for pair in exclusive for new, old in (pair, pair[::-1]) if later.get(new) is not None}
     return {key: value for key, value in recipe.items() if key not in replaced} | later
 

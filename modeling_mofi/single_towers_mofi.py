@@ -123,7 +123,7 @@ class MofiTextModelWithProjection(MofiPreTrainedModel):
 
 
 class MofiForImageClassification(MofiPreTrainedModel):
-    """The vision tower with a new linear layer of `config.num_labels` classes, for fine-tuning on labelled images."""
+    """The vision tower with a new linear layer of `config.num_labels` classes, for fine-tuning on labeled images."""
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)

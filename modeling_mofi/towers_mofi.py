@@ -32,7 +32,7 @@ def build_vision_tower(config: MofiConfig) -> PreTrainedModel:
 
 
 def build_text_tower(config: MofiConfig) -> PreTrainedModel:
-    """Makes the text tower, without the pooling layer of its own where `text_pooling` does not use it."""
+    """Makes the text tower, without its own pooling layer if `text_pooling` does not use it."""
     if config.text_config.model_type == "siglip_text_model":  # AutoModel knows the whole SigLIP alone.
         return SiglipTextModel._from_config(config.text_config)
     tower = AutoModel.from_config(config.text_config)
@@ -42,7 +42,7 @@ def build_text_tower(config: MofiConfig) -> PreTrainedModel:
 
 
 def load_tower(name: str, *, part: str, **kwargs: Any) -> PreTrainedModel:
-    """Loads a tower from a checkpoint of it alone, or from one of a whole model that has it.
+    """Loads a tower from a checkpoint of its own, or from that of a whole model.
 
     Args:
         name: Folder or Hub id.
@@ -57,7 +57,7 @@ def build_projection(config: MofiConfig, tower_config: PreTrainedConfig) -> nn.M
     """Makes the linear layer from a tower's feature to an embedding, or the identity.
 
     Raises:
-        ValueError: If the identity is asked for and the feature is not of the embedding's size.
+        ValueError: If there is no projection and the feature does not have the embedding's size.
     """
     size = pooled_size(tower_config)
     if config.has_projections:
@@ -92,7 +92,7 @@ def encode_images(
     """Runs the image tower on `[B, 3, H, W]`.
 
     Raises:
-        ValueError: If it gives no `pooler_output`, or if other sizes are asked of a tower that takes one.
+        ValueError: If it gives no `pooler_output`, or cannot take images of another size.
     """
     config = vision_model.config
     if interpolate_pos_encoding:

@@ -10,7 +10,7 @@ from typing import Any
 
 # What the project raises for settings, files, rights, the network and values that are not finite.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
-# Set to anything, it shows the traceback, for whoever looks for a fault in the program.
+# If set, the traceback is shown, for debugging.
 SHOW_TRACEBACK = "MOFI_TRACEBACK"
 # Packages whose name is not that of the module.
 DISTRIBUTIONS = {"faiss": "faiss-cpu", "optimum": "optimum-quanto", "sklearn": "scikit-learn", "yaml": "pyyaml"}

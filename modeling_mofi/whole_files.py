@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 
-# In the name of every file that is being written: what a killed process leaves behind can be told by it.
+# In the name of every file being written, so that what a killed process leaves behind can be recognized.
 TEMPORARY = ".tmp."
 
 
@@ -41,7 +41,7 @@ def failures_named(path: str | os.PathLike) -> Iterator[None]:
     """Names a file or folder in the error if it cannot be written: the disk may be full. Errors of others pass.
 
     Raises:
-        OSError: With the path and the reason; safetensors has an error of its own, without a path.
+        OSError: With the path and the reason; safetensors raises its own error, which lacks the path.
     """
     try:
         yield

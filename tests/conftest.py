@@ -45,7 +45,7 @@ def tiny_pairs(tmp_path) -> Path:
 
 @pytest.fixture
 def tiny_i2e(tmp_path) -> Path:
-    """Folder of 24 entity-labelled images."""
+    """Folder of 24 entity-labeled images."""
     return write_i2e(tmp_path / "i2e")
 
 

@@ -65,7 +65,7 @@ def prepare(folder: Path, root: Path) -> None:
 
 
 def write_own_files(folder: Path) -> None:
-    """A user's own pairs, labelled images, photographs, and the download of Apple's release."""
+    """A user's own pairs, labeled images, photographs, and the download of Apple's release."""
     columns = tiny_rows(24)
     own = {"image": columns["image"], "caption": columns["alt_text"]}
     (folder / "my_pairs").mkdir()
@@ -90,7 +90,7 @@ def write_dump(path: Path) -> None:
         return {"en": {"language": "en", "value": text}}
 
     items = [
-        {"type": "item", "id": f"Q{row + 1}", "labels": english(name), "descriptions": english("a colour")}
+        {"type": "item", "id": f"Q{row + 1}", "labels": english(name), "descriptions": english("a color")}
         | {"aliases": {}, "claims": {}, "sitelinks": {"enwiki": {"site": "enwiki", "title": name}}}
         for row, name in enumerate(NAMES)
     ]

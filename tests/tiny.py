@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from modeling_mofi import MofiConfig, MofiImageProcessor, MofiProcessor
 
 
-NAMES = ("Red", "Green", "Blue", "White")  # Four entities, told apart by colour.
+NAMES = ("Red", "Green", "Blue", "White")  # Four entities, told apart by color.
 COLORS = ((220, 30, 30), (30, 200, 40), (20, 40, 230), (240, 240, 240))
 WORDS = (
     *("<bos>", "<pad>", "<eos>", "<unk>"),
     *NAMES,
-    *("a", "the", "flag", "of", "picture", "colour", "number", ","),
+    *("a", "the", "flag", "of", "picture", "color", "number", ","),
     *map(str, range(64)),
 )
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -63,7 +63,7 @@ def make_tiny_processor() -> MofiProcessor:
 
 
 def picture(color=(220, 30, 30), *, seed=0, size=(20, 18), format="PNG") -> bytes:
-    """A noisy picture of one colour, as an encoded file."""
+    """A noisy picture of one color, as an encoded file."""
     noise = np.random.default_rng(seed).integers(-20, 20, (*size[::-1], 3))
     content = io.BytesIO()
     Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(content, format)
@@ -71,7 +71,7 @@ def picture(color=(220, 30, 30), *, seed=0, size=(20, 18), format="PNG") -> byte
 
 
 def tiny_rows(num_rows: int) -> dict[str, pa.Array]:
-    """Columns `image_id`, `image`, `alt_text` of a pairs dataset: row i is a picture of colour i modulo 4."""
+    """Columns `image_id`, `image`, `alt_text` of a pairs dataset: row i is a picture of color i modulo 4."""
     images = [{"bytes": picture(COLORS[row % 4], seed=row), "path": None} for row in range(num_rows)]
     texts = [f"a {NAMES[row % 4]} flag number {row % 64}" for row in range(num_rows)]
     ids = [f"image-{row:03d}" for row in range(num_rows)]
@@ -86,11 +86,11 @@ def write_pairs(folder: Path, *, num_rows: int = 24) -> Path:
 
 
 def write_i2e(folder: Path, *, num_rows: int = 24) -> Path:
-    """Entity-labelled images as the data build writes them: two shards, four entities, one label per row."""
+    """Entity-labeled images as the data build writes them: two shards, four entities, one label per row."""
     (folder / "data").mkdir(parents=True)
     labels = [row % 4 for row in range(num_rows)]
     entities = [
-        [{"entity_id": f"Q{label}", "name": NAMES[label], "description": "a colour", "similarity": 0.3}]
+        [{"entity_id": f"Q{label}", "name": NAMES[label], "description": "a color", "similarity": 0.3}]
         for label in labels
     ]
     columns = tiny_rows(num_rows) | {
@@ -112,7 +112,7 @@ def write_training_data(folder: Path) -> Path:
     write_i2e(folder / "i2e")
     table = pq.read_table(folder / "i2e" / "data" / "train-00000-of-00002.parquet")
     labels = [row[0] for row in table["entity_labels"].to_pylist()]
-    pq.write_table(table.append_column("label", [labels]), folder / "labelled.parquet")
+    pq.write_table(table.append_column("label", [labels]), folder / "labeled.parquet")
     return folder
 
 
@@ -123,7 +123,7 @@ def write_entities(path: Path, *, entity_ids=("Q0", "Q1", "Q2", "Q3"), build_id:
             "entity_label": pa.array(range(len(entity_ids)), pa.int64()),
             "entity_id": list(entity_ids),
             "name": [NAMES[row % 4] for row in range(len(entity_ids))],
-            "description": ["a colour"] * len(entity_ids),
+            "description": ["a color"] * len(entity_ids),
             "count": pa.array([6] * len(entity_ids), pa.int64()),
         }
     )

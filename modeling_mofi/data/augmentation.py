@@ -1,4 +1,4 @@
-"""Random views of an image for training: one affine resampling, then colour, each a function of a generator."""
+"""Random views of an image for training: one affine resampling, then color, each a function of a generator."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training views stray from the image; the defaults leave it as it is.
+    """How far training views may depart from the image; the defaults leave it unchanged.
 
     Args:
         min_crop_area: Smallest share of the image that a crop keeps, in (0, 1].
@@ -20,7 +20,7 @@ class Augmentation:
         max_rotation: Degrees by which a view may be turned, either way.
         flip_probability: Share of views that are mirrored left to right.
         color_jitter: Relative change of brightness, contrast and saturation, each in [0, 1].
-        gray_probability: Share of views without colour.
+        gray_probability: Share of views without color.
         erase_probability: Share of views of which a rectangle (up to a quarter of the area) is filled with noise.
     """
 

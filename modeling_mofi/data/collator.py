@@ -96,7 +96,7 @@ class PositionDataset(torch.utils.data.Dataset):
             try:
                 image = self._image(index, row["image"])
             except UnreadableImage as error:
-                logger.warning("image %s is left out: %s; the next one stands in", row.get("image_id", index), error)
+                logger.warning("image %s is left out: %s; the next one replaces it", row.get("image_id", index), error)
             else:
                 return {**row, "image": image, "position": position, "num_unreadable": num_unreadable}
         raise ValueError(
@@ -125,7 +125,7 @@ class MofiDataCollator:
     """Turns rows into a batch: one view of each image, one of its entities, one text.
 
     Args:
-        processor: Its image processor's normalisation and its tokenizer.
+        processor: Its image processor's normalization and its tokenizer.
         image_size: Height and width of the views.
         text_proportions: Share of `alt_text`, `name` and `name_and_description` among the texts; where a row lacks
             one, its share goes to the others. None leaves texts out (the supervised recipe).

@@ -80,8 +80,8 @@ class EntityTable:
         for file, build_id in zip(rows.files, build_ids(rows), strict=True):
             if None not in (build_id, self.build_id) and build_id != self.build_id:
                 self._refuse(f"{file} is of build {build_id.decode()}, {self.path} of {self.build_id.decode()}.")
-        labelled = rows.with_columns({name: name for name in ("entities", "entity_labels")})
-        for row, _ in zip(labelled, range(NUM_CHECKED_ROWS), strict=False):
+        labeled = rows.with_columns({name: name for name in ("entities", "entity_labels")})
+        for row, _ in zip(labeled, range(NUM_CHECKED_ROWS), strict=False):
             for entity, label in zip(row["entities"] or (), row["entity_labels"] or (), strict=True):
                 known, found = self[label]["entity_id"] if 0 <= label < len(self) else "none", entity["entity_id"]
                 if found != known:

@@ -23,7 +23,7 @@ def without_metadata(data: bytes) -> tuple[bytes, bytes | None]:
     if data.startswith(b"\xff\xd8\xff"):
         return without_jpeg_segments(data)
     if data[4:12] in (b"ftypavif", b"ftypavis"):
-        # The item stays under a type that nobody asks for. How the image is turned, AVIF says elsewhere.
+        # The item stays, under a type that no decoder looks for. AVIF stores the orientation elsewhere.
         return data.replace(b"Exif", b"free"), None
     return data, None
 

@@ -44,7 +44,7 @@ class UnreadableImage(ValueError):
 
     Args:
         reason: The message, one of a few that can be counted.
-        detail: What exactly was found, for whoever looks for the image.
+        detail: What exactly was found, to help find the image.
     """
 
     def __init__(self, reason: str, detail: object = "") -> None:
@@ -55,7 +55,7 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class ImageBounds:
-    """What is opened at all; the rest is refused by its header.
+    """What may be opened; anything else is rejected by its header.
 
     Attributes:
         max_bytes: Of the file.
@@ -230,7 +230,7 @@ def open_image(data: bytes, *, bounds: ImageBounds = DEFAULT_BOUNDS) -> Image.Im
         raise UnreadableImage("markup instead of an image", data[:80])
     try:
         with warnings.catch_warnings():
-            # Pillow warns about sizes that are refused here in our own words.
+            # Pillow would warn about sizes that are rejected here with our own message.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -267,7 +267,7 @@ def decode_opened(image: Image.Image, *, shrink_to: int | None = None, charge: C
 
 
 def reason_of(error: Exception) -> str:
-    """A few words for what a decoder raised."""
+    """A short reason for what a decoder raised."""
     return "truncated image" if "truncated" in str(error) else "corrupt image"
 
 

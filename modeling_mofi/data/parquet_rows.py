@@ -125,7 +125,7 @@ def check_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> Non
 
 
 def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> list[str]:
-    """Paths of a split's Parquet files, or URLs of those that are not here and shall not be copied here.
+    """Paths of a split's Parquet files, or URLs of remote ones that are to be streamed.
 
     Args:
         dataset: Folder, Parquet file, glob or URL of Parquet files, or id of a dataset on the Hub.
@@ -162,7 +162,7 @@ def find_parquet_files(dataset: str, *, split: str, streaming: bool = False) -> 
 
 
 def find_urls(pattern: str) -> list[str]:
-    """URLs that match one with wildcards; one without is taken as it is."""
+    """URLs that match one with wildcards; one without wildcards is returned unchanged."""
     if not has_magic(pattern):
         return [pattern]
     file_system, path = fsspec.core.url_to_fs(pattern)

@@ -105,7 +105,7 @@ class StreamedRows(ParquetRows):
     def _open(self, file: str, **options: Any) -> Any:
         self._check_process()
         if self._file_system is None:
-            self._file_system = fsspec.core.url_to_fs(file)[0]  # One for all threads: each would ask the Hub anew.
+            self._file_system = fsspec.core.url_to_fs(file)[0]  # Shared by all threads, to query the Hub once.
         return self._file_system.open(fsspec.core.strip_protocol(file), "rb", cache_type="none", **options)
 
     # What is kept
@@ -174,16 +174,16 @@ def with_retries(read: Callable[[], Read], *, what: str) -> Read:
     """Calls `read`, again after a while where the network fails.
 
     Raises:
-        ConnectionError: If it fails for good: at once where the server refuses, else after the last try.
+        ConnectionError: At once if the server rejects the request, else after the last retry.
     """
     for seconds in (*RETRY_SECONDS, None):
         try:
             return read()
-        except Exception as error:  # noqa: BLE001 - each kind of file system has errors of its own.
+        except Exception as error:  # noqa: BLE001 - each kind of file system raises its own errors.
             if seconds is None or is_refusal(error):
                 raise ConnectionError(
                     f"{what} cannot be read ({type(error).__name__}: {error}). Check address, network and token, then "
-                    "start again: training goes on where it was. Without --streaming files are copied first."
+                    "start again: training resumes where it was. Without --streaming, files are downloaded first."
                 ) from error
             logger.warning("%s: %s: %s; trying again in %d s", what, type(error).__name__, error, seconds)
             time.sleep(seconds)

@@ -163,7 +163,7 @@ def describe_curve(folder: Path) -> str:
 
 
 def describe_data(dataset: str | None, *, recipe_name: str | None) -> str:
-    """Names the training data, with the counts out of its own card where that is at hand."""
+    """Names the training data, with the counts from its own card where there is one."""
     if not dataset:
         return "The training data are not recorded in the checkpoint."
     name = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if is_hub_id(dataset) else short(dataset)

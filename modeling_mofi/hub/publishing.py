@@ -66,7 +66,7 @@ def publish_checkpoint(
     Args:
         folder: Checkpoint with model and processor.
         with_entities: Whether `entities.parquet` goes along, which names the head's rows.
-        with_entity_head: Whether the head's rows go along, as a file of their own.
+        with_entity_head: Whether to upload the head's rows too, as a separate file.
         revision: Branch to write to, made if it is not there.
         kept: What a message of failure says about where the files are; by default that they are in `folder`.
         card: Keyword arguments of `write_model_card`.
@@ -159,7 +159,7 @@ def make_repository(repo_id: str, *, private: bool | None, token: str | None, ke
 
 
 def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
-    """Publishes a model that is in memory, with what stands beside the checkpoint that it was loaded from."""
+    """Publishes a model in memory, with the files beside the checkpoint it was loaded from."""
     source = Path(model.name_or_path)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

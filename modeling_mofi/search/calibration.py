@@ -23,7 +23,7 @@ class Calibration:
 
 
 def fit_calibration(similarities: torch.Tensor, targets: torch.Tensor) -> Calibration:
-    """Chooses scale and threshold by maximum likelihood on labelled images.
+    """Chooses scale and threshold by maximum likelihood on labeled images.
 
     Args:
         similarities: Cosines of the best entities, `[B, K]`.

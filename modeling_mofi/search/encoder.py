@@ -21,7 +21,7 @@ class MofiEncoder:
     """Embeds images and texts with a MOFI checkpoint.
 
     Args:
-        model: On the device where it shall run.
+        model: On the device to run on.
         processor: The checkpoint's own.
         batch_size: Images or texts that go through the model at once.
     """

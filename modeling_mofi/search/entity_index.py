@@ -36,9 +36,9 @@ from .vector_search import VectorSearch, check_lists
 logger = logging.getLogger(__name__)
 
 SOURCES = ("head", "text", "both")
-# Entities whose probabilities are weighed against one another; those of the others count as zero.
+# Only the best entities compete for probability; that of all others counts as zero.
 NUM_WEIGHED = 100
-# Half precision and quantised towers stay above this cosine with the checkpoint's own embeddings.
+# Half precision and quantized towers stay above this cosine with the checkpoint's own embeddings.
 MIN_PROBE_COSINE = 0.95
 
 
@@ -74,13 +74,13 @@ class EntityIndex:
     """Entities as vectors, searched exactly with images, texts or embeddings.
 
     Args:
-        vectors: One per entity, `[N, D]`, in the precision in which they shall be kept.
+        vectors: One per entity, `[N, D]`, in the precision to keep them in.
         entities: Columns `entity_id`, `name` and `description`, N values each.
         encoder: Embeds the queries.
         source: What the vectors come from: the head's rows, the text tower, or the mean of both.
 
     Raises:
-        ValueError: If vectors, entities and encoder do not fit one another.
+        ValueError: If vectors, entities and encoder do not match.
     """
 
     def __init__(self, vectors: torch.Tensor, entities: Entities, encoder: MofiEncoder, *, source: str = "text"):
@@ -148,7 +148,7 @@ class EntityIndex:
     ) -> None:
         """Adds entities by their texts, without training.
 
-        Cosines with texts are smaller than with the head's rows; an index that mixes both should be calibrated anew.
+        Cosines with texts are smaller than with the head's rows; an index that mixes both should be recalibrated.
 
         Args:
             entity_ids: By default `user:` and the name.
@@ -198,7 +198,7 @@ class EntityIndex:
         return EntityAnswer(found, None if confidences is None else confidences[place].sum().item())
 
     def calibrate(self, queries: Queries, entity_ids: Sequence[str | None]) -> Calibration:
-        """Fits the confidences to labelled images that training has not seen, and keeps the fit.
+        """Fits the confidences to labeled images that training has not seen, and keeps the fit.
 
         Args:
             entity_ids: What each image shows; None, or an id that is not in the index, for nothing known.
@@ -237,7 +237,7 @@ class EntityIndex:
     def push_to_hub(
         self, repo_id: str, *, checkpoint: str | None = None, private: bool | None = None, token: str | None = None
     ) -> str:
-        """Publishes the index in a repository of its own, and returns the commit's URL.
+        """Publishes the index in its own repository, and returns the commit's URL.
 
         Args:
             checkpoint: Where the Hub has the model; by default the id it was loaded from, if that is on the Hub.
@@ -290,7 +290,7 @@ class EntityIndex:
         if cosine < MIN_PROBE_COSINE:
             raise ValueError(
                 f"{name} was made with another model than {encoder.name or 'this one'} (cosine {cosine:.2f} of their "
-                f"embeddings); pass an encoder of {settings['checkpoint']}, or build the index anew."
+                f"embeddings); pass an encoder of {settings['checkpoint']}, or rebuild the index."
             )
         if settings["calibration"] is not None:
             index.calibration = Calibration(**settings["calibration"])
@@ -305,7 +305,7 @@ def check_distinct(entity_ids: Sequence[str]) -> None:
 
 
 def probe(encoder: MofiEncoder) -> torch.Tensor:
-    """Embeddings of one fixed image and one fixed text `[2, D]`, by which a model is known again."""
+    """Embeddings of one fixed image and one fixed text `[2, D]`, by which a model is recognized."""
     image = Image.linear_gradient("L").convert("RGB")
     return torch.cat([encoder.encode_images([image]), encoder.encode_texts(["a probe"])])
 

@@ -1,4 +1,4 @@
-"""A gallery of one's own images, searched with images or texts."""
+"""A gallery of your own images, searched with images or texts."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Evaluates while training: embeds a labelled split on all processes, scores it on the main one.
+"""Evaluates while training: embeds a labeled split on all processes, scores it on the main one.
 
 An image may have several labels, as in a build's own validation split: any that it shares with another counts.
 """
@@ -70,7 +70,7 @@ class RetrievalEvaluation:
             metrics["naming_accuracy"] = naming_accuracy(embeds["image_embeds"], labels, *names)
         metrics["num_images"] = len(kept)
         metrics["num_unreadable"] = len(self.places) - len(kept)
-        metrics["num_unlabelled"] = len(self.labels) - len(self.places)
+        metrics["num_unlabeled"] = len(self.labels) - len(self.places)
         return from_main(metrics, device=model.device)
 
     def _columns(self, places: Sequence[int], *names: str) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ class RetrievalEvaluation:
         return [rows[place] for place in places]
 
     def _embed_rows(self, model: MofiForPreTraining, *, with_texts: bool) -> dict[str, torch.Tensor]:
-        """Embeddings `[images, D]` of labelled images and their texts, in order, and which images are readable."""
+        """Embeddings `[images, D]` of labeled images and their texts, in order, and which images are readable."""
         share = own_share(self.places)
         dataset = EvaluationImages(self.rows, self.processor, share)
         loader = torch.utils.data.DataLoader(

@@ -24,7 +24,7 @@ class TrainingLog:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new line; the number of unreadable images goes on, as it is one of the whole run."""
+        """Begins a new line; the number of unreadable images is kept, as it counts over the whole run."""
         self.loss_sums: dict[str, torch.Tensor] = {}
         self._batches: list[tuple[dict[str, torch.Tensor], int]] = []  # Of the step that is under way.
         self.num_steps = self.num_images = 0

@@ -26,7 +26,7 @@ class ModelArguments:
         metadata={"help": "Checkpoint to start from: MOFI, CLIP, SigLIP, or an image encoder alone."},
     )
     text_init_from: str | None = field(
-        default=None, metadata={"help": "Text encoder to put beside the image tower of init_from, projected anew."}
+        default=None, metadata={"help": "Text encoder to join with init_from's image tower, with new projections."}
     )
     entity_init: Literal["random", "text"] = field(
         default="random",

@@ -18,7 +18,7 @@ MAX_GRAPHS = 64  # Of both towers: one for each kind of images, texts, batches, 
 
 def compile_towers(model: MofiForPreTraining, settings: dict[str, Any]) -> None:
     """Compiles the towers, and leaves them room for the graphs that schedules and evaluation need."""
-    # Torch counts both towers as one function, and lets what is beyond its limit of 8 graphs run uncompiled.
+    # Torch counts both towers as one function, and runs graphs beyond its limit of 8 uncompiled.
     torch._dynamo.config.cache_size_limit = max(MAX_GRAPHS, torch._dynamo.config.cache_size_limit)
     model.mofi.vision_model.compile(**settings)
     if model.mofi.text_model is not None:
@@ -88,7 +88,7 @@ def freeze_parts(model: MofiForPreTraining, args: MofiTrainingArguments) -> None
     for name in frozen:
         for module in filter(None, parts[name]):
             module.requires_grad_(False)
-    # A wrapper needs a parameter to wait for; this one, without a gradient, stays as it is.
+    # A wrapper needs a parameter to wait for; this one never gets a gradient and never changes.
     is_idle = args.recipe == "supervised" and "image_tower" not in frozen
     mofi.logit_scale.requires_grad_(not is_idle)
     if mofi.logit_bias is not None:

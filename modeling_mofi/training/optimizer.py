@@ -29,7 +29,7 @@ class TowersAndHeadOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """Steps both parts; a part none of whose parameters has a gradient stays as it is."""
+        """Steps both parts; a part without any gradient is left unchanged."""
         for part in self.parts.values():
             part.step()
 

@@ -104,7 +104,7 @@ class ResumableTrainer(Trainer):
         return self._train_sampler
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        # accelerate does not reach the sampler when several processes go on in the middle of an epoch.
+        # accelerate does not reach the sampler when several processes resume in the middle of an epoch.
         if self._train_sampler is not None:
             self._train_sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
@@ -239,4 +239,4 @@ class ResumableTrainer(Trainer):
         if (Path(checkpoint) / f"{name}.json").is_file():
             set_random_states(load_state(checkpoint, name))
         else:
-            logger.warning("%s was saved by fewer processes; this one goes on with its own random state.", checkpoint)
+            logger.warning("%s was saved by fewer processes; this one keeps its own random state.", checkpoint)

@@ -3,7 +3,7 @@
     accelerate launch -m mofi train configs/train_sample.yaml --output_dir runs/sample/mofi --learning_rate 5e-4
 
 The recipe is a YAML file; every key of it is also a flag, and flags win. Started again with the same output_dir, it
-goes on from the last complete checkpoint, or says that everything is done.
+resumes from the last complete checkpoint, or says that everything is done.
 """
 
 import json
@@ -75,7 +75,7 @@ class DataArguments:
     )
     eval_dataset: str | None = field(
         default=None,
-        metadata={"help": "Labelled images to evaluate on while training: Parquet, or a build or id on the Hub."},
+        metadata={"help": "Labeled images to evaluate on while training: Parquet, or a build or id on the Hub."},
     )
     eval_label_column: str | None = field(
         default=None, metadata={"help": "Its column of labels; null for entity_labels if there are, else label."}
@@ -177,7 +177,7 @@ def set_up_logging(args: MofiTrainingArguments) -> None:
 
 
 def check_continuation(args: MofiTrainingArguments, recipe: dict[str, Any]) -> None:
-    """Notes the recipe in output_dir, and refuses to go on there with another one.
+    """Records the recipe in output_dir, and rejects resuming there with another one.
 
     Raises:
         ValueError: If output_dir holds a run whose recipe differs.

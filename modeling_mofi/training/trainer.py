@@ -163,7 +163,7 @@ class MofiTrainer(ResumableTrainer):
         return loss.nan_to_num(0.0, 0.0, 0.0)  # It is added up for the log; the gradient is judged at the step's end.
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Checks labels, moves a batch to the device, and normalises images there that came as bytes."""
+        """Checks labels, moves a batch to the device, and normalizes images there that came as bytes."""
         head, labels = self.pretraining_model.entity_head, inputs.get("entity_labels")
         if head is not None and labels is not None and not labels.is_cuda:
             head.check_labels(labels)
@@ -272,7 +272,7 @@ class MofiTrainer(ResumableTrainer):
             group["params"] = [value for value in group["params"] if all(value is not scalar for scalar in scalars)]
         if self.args.layer_decay < 1:
             lower_rates_by_layer(self.optimizer, own_model.mofi, decay=self.args.layer_decay)
-        # In a group of its own: FSDP shards the others, and a group must be all one or all the other.
+        # In its own group: FSDP shards the others, and a group must be all sharded or not at all.
         self.optimizer.add_param_group({"params": scalars, "weight_decay": 0.0})
         head = own_model.entity_head
         if head is not None and head.weight.requires_grad:
@@ -285,7 +285,7 @@ class MofiTrainer(ResumableTrainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None) -> torch.Tensor:
-        # Rows of the head have gradients of their own scale, spread over processes: they are not clipped.
+        # Not clipped: gradients of head rows have another scale, and are spread over processes.
         max_norm = self.args.max_grad_norm if max_norm is None else max_norm
         return clip_gradients(self.pretraining_model.mofi.parameters(), max_norm=max_norm)
 

@@ -187,7 +187,7 @@ def augmentation_of(args: MofiTrainingArguments) -> Augmentation:
 
 @dataclass
 class EvaluationData:
-    """Labelled images to evaluate on: the validation split of a build, or any others.
+    """Labeled images to evaluate on: the validation split of a build, or any others.
 
     Args:
         data: A folder, Parquet files or a Hub id, or a dataset of `datasets`.

@@ -21,7 +21,7 @@ def load(checkpoint):
     return AutoModelForImageClassification.from_pretrained(checkpoint, num_labels=2, **labels)
 
 
-def labelled_images(*, seed):
+def labeled_images(*, seed):
     """Dark and light images with noise, in turn."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(16, 3, 16, 16, generator=generator)
@@ -40,10 +40,10 @@ def fine_tune(model, folder):
         use_cpu=True,
         seed=0,
     )
-    trainer = Trainer(model, arguments, train_dataset=labelled_images(seed=0), eval_dataset=labelled_images(seed=1))
+    trainer = Trainer(model, arguments, train_dataset=labeled_images(seed=0), eval_dataset=labeled_images(seed=1))
     trainer.train()
     trainer.save_model()
-    predicted = trainer.predict(labelled_images(seed=1))
+    predicted = trainer.predict(labeled_images(seed=1))
     accuracy = (predicted.predictions.argmax(-1) == predicted.label_ids).mean()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], accuracy
 
@@ -55,7 +55,7 @@ def test_transformers_own_trainer_fine_tunes_the_classifier(checkpoint, tmp_path
     assert accuracy == 1
     tuned = AutoModelForImageClassification.from_pretrained(tmp_path / "tuned")
     assert tuned.config.id2label == NAMES
-    pixel_values = torch.stack([image["pixel_values"] for image in labelled_images(seed=2)])
+    pixel_values = torch.stack([image["pixel_values"] for image in labeled_images(seed=2)])
     with torch.no_grad():
         assert torch.equal(tuned(pixel_values).logits, model.eval()(pixel_values).logits)
 

@@ -20,7 +20,7 @@ def noise(width, height, *, channels=3, seed=0):
 
 
 def release_transform(pixels, *, size):
-    """The release's transform in plain NumPy: to [0, 1], bilinear at half-pixel centres, centre crop, normalise."""
+    """The release's transform in plain NumPy: to [0, 1], bilinear at half-pixel centers, center crop, normalize."""
     height, width, _ = pixels.shape
     long_edge = int(size * max(height, width) / min(height, width))
     new_height, new_width = (size, long_edge) if height <= width else (long_edge, size)
@@ -34,7 +34,7 @@ def release_transform(pixels, *, size):
 
 
 def sample_points(length, new_length):
-    """The two neighbours of each new pixel's centre and their weights; no averaging when shrinking."""
+    """The two neighbors of each new pixel's center and their weights; no averaging when shrinking."""
     centers = np.clip((np.arange(new_length) + 0.5) * length / new_length - 0.5, 0, None)
     lower = np.floor(centers).astype(int)
     upper = np.minimum(lower + 1, length - 1)
@@ -62,28 +62,28 @@ def plain(image):
     return processor(image, return_tensors="np")["pixel_values"][0]
 
 
-GREY = np.full((8, 8), 100, dtype=np.uint8)
+GRAY = np.full((8, 8), 100, dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        Image.fromarray(GREY),
-        Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (8, 8), 255)]),
-        Image.fromarray(GREY).convert("RGB").convert("P"),
-        Image.fromarray(GREY).convert("RGB"),
-        Image.fromarray(GREY).convert("RGBA"),
+        Image.fromarray(GRAY),
+        Image.merge("LA", [Image.fromarray(GRAY), Image.new("L", (8, 8), 255)]),
+        Image.fromarray(GRAY).convert("RGB").convert("P"),
+        Image.fromarray(GRAY).convert("RGB"),
+        Image.fromarray(GRAY).convert("RGBA"),
         Image.fromarray(np.full((8, 8), 100 * 257, dtype=np.uint16)),
         Image.fromarray(np.full((8, 8), 100 * 257, dtype=np.int32)),
         Image.fromarray(np.full((8, 8), 100, dtype=np.int32)),
         Image.fromarray(np.full((8, 8), 100, dtype=np.float32)),
         Image.fromarray(np.full((8, 8), 100 / 255, dtype=np.float32)),
-        Image.fromarray(GREY).convert("YCbCr"),
+        Image.fromarray(GRAY).convert("YCbCr"),
         Image.merge("CMYK", [Image.new("L", (8, 8), value) for value in (155, 155, 155, 0)]),
     ],
     ids=["L", "LA", "P", "RGB", "RGBA", "I;16", "I-16bit", "I-8bit", "F-255", "F-1", "YCbCr", "CMYK"],
 )
-def test_same_grey_comes_out_of_every_mode(image):
+def test_same_gray_comes_out_of_every_mode(image):
     np.testing.assert_allclose(plain(image), np.full((3, 8, 8), 100.0), atol=3)
 
 
@@ -115,16 +115,16 @@ def test_photograph_is_turned_upright():
     assert (upright[:, :4].mean(), upright[:, 4:].mean()) == (255, 0)
 
 
-@pytest.mark.parametrize("kind", ["numpy last", "numpy first", "torch first", "numpy grey"])
+@pytest.mark.parametrize("kind", ["numpy last", "numpy first", "torch first", "numpy gray"])
 def test_arrays_give_what_the_image_gives(kind):
     pixels = noise(40, 30)
-    if kind == "numpy grey":
+    if kind == "numpy gray":
         pixels = np.repeat(pixels[:, :, :1], 3, axis=2)
     given = {
         "numpy last": pixels,
         "numpy first": pixels.transpose(2, 0, 1),
         "torch first": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
-        "numpy grey": pixels[:, :, :1],
+        "numpy gray": pixels[:, :, :1],
     }[kind]
     processor = MofiImageProcessor()
     expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]

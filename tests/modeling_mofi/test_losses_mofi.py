@@ -38,8 +38,8 @@ def test_images_of_one_entity_are_no_negatives_of_one_another():
 def test_images_without_entity_stay_negatives_of_one_another():
     images, texts = unit_rows(4, 8), unit_rows(4, 8, seed=1)
     plain = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0))
-    unlabelled = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0), entity_labels=torch.full((4,), -1))
-    torch.testing.assert_close(unlabelled, plain, rtol=0, atol=0)
+    unlabeled = contrastive_loss(images, texts, logit_scale=torch.tensor(10.0), entity_labels=torch.full((4,), -1))
+    torch.testing.assert_close(unlabeled, plain, rtol=0, atol=0)
 
 
 def test_sigmoid_loss_is_siglips_own():

@@ -36,18 +36,18 @@ def test_images_and_texts_come_in_one_batch(tiny_processor):
 
 @pytest.mark.parametrize(
     ("name", "description", "text"),
-    [("Red", "a colour", "Red, a colour"), ("Red", None, "Red"), ("Red", "", "Red")],
+    [("Red", "a color", "Red, a color"), ("Red", None, "Red"), ("Red", "", "Red")],
 )
 def test_entity_becomes_name_and_description(name, description, text):
     assert MofiProcessor.entity_text(name, description) == text
 
 
 def test_entities_are_tokenized_like_their_texts(tiny_processor):
-    entities = tiny_processor.encode_entities(["Red", "Blue"], ["a colour", None])
-    texts = tiny_processor(text=["Red, a colour", "Blue"], return_tensors="pt")
+    entities = tiny_processor.encode_entities(["Red", "Blue"], ["a color", None])
+    texts = tiny_processor(text=["Red, a color", "Blue"], return_tensors="pt")
     assert torch.equal(entities["input_ids"], texts["input_ids"])
     with pytest.raises(ValueError):
-        tiny_processor.encode_entities(["Red", "Blue"], ["a colour"])
+        tiny_processor.encode_entities(["Red", "Blue"], ["a color"])
 
 
 def test_saved_processor_comes_back_equal(tiny_processor, tmp_path):

@@ -1,4 +1,4 @@
-"""Quantised loading, with each library that is installed: embeddings stay close to those in full precision."""
+"""Quantized loading, with each library that is installed: embeddings stay close to those in full precision."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 from modeling_mofi import MofiForImageClassification, MofiModel, MofiVisionModel
 
 
-# A new classifier has no weights yet that could be quantised.
+# A new classifier has no weights yet that could be quantized.
 KEPT = ["visual_projection", "text_projection", "classifier"]
 
 
@@ -44,14 +44,14 @@ def checkpoint(tmp_path):
 
 
 @torch.no_grad()
-def test_quantised_towers_embed_nearly_as_in_full_precision(checkpoint, quantization):
+def test_quantized_towers_embed_nearly_as_in_full_precision(checkpoint, quantization):
     folder, model = checkpoint
-    quantised = MofiModel.from_pretrained(folder, quantization_config=quantization).eval()
-    layer = quantised.vision_model.encoder.layers[0].mlp.fc1
+    quantized = MofiModel.from_pretrained(folder, quantization_config=quantization).eval()
+    layer = quantized.vision_model.encoder.layers[0].mlp.fc1
     assert (type(layer), type(layer.weight)) != (torch.nn.Linear, torch.nn.Parameter)
-    assert type(quantised.visual_projection) is type(quantised.text_projection) is torch.nn.Linear
-    assert torch.equal(quantised.logit_scale, model.logit_scale)
-    outputs, expected = quantised(**INPUTS), model(**INPUTS)
+    assert type(quantized.visual_projection) is type(quantized.text_projection) is torch.nn.Linear
+    assert torch.equal(quantized.logit_scale, model.logit_scale)
+    outputs, expected = quantized(**INPUTS), model(**INPUTS)
     for name in ("image_embeds", "text_embeds"):
         cosines = (outputs[name].float() * expected[name]).sum(-1)
         assert cosines.min() > 0.99 and not torch.equal(outputs[name], expected[name]), name
@@ -59,7 +59,7 @@ def test_quantised_towers_embed_nearly_as_in_full_precision(checkpoint, quantiza
 
 @pytest.mark.parametrize("kind", [MofiVisionModel, MofiForImageClassification])
 @torch.no_grad()
-def test_parts_of_a_checkpoint_are_quantised_too(checkpoint, quantization, kind):
+def test_parts_of_a_checkpoint_are_quantized_too(checkpoint, quantization, kind):
     folder, _ = checkpoint
     images = INPUTS["pixel_values"]
     expected = kind.from_pretrained(folder).eval()(images)

@@ -55,7 +55,7 @@ def jittered(pixels, seed=0, **settings):
     return jitter_colors(pixels.clone(), Augmentation(**settings), generators)
 
 
-def test_colours_stay_as_they_are_without_jitter():
+def test_colors_stay_as_they_are_without_jitter():
     pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(jittered(pixels), pixels)
 
@@ -68,7 +68,7 @@ def test_jitter_stays_in_range_and_differs_from_image_to_image():
     assert not torch.allclose(changed[0], changed[1])
 
 
-def test_a_gray_view_has_no_colour():
+def test_a_gray_view_has_no_color():
     pixels = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     gray = jittered(pixels, gray_probability=1.0)
     torch.testing.assert_close(gray[:, 0], gray[:, 1])

@@ -167,7 +167,7 @@ def test_a_view_is_the_processors_image_if_nothing_is_augmented(tiny_processor, 
     torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-6, rtol=0)
 
 
-def test_bytes_become_the_normalised_view_wherever_that_is_done(tiny_processor, entities):
+def test_bytes_become_the_normalized_view_wherever_that_is_done(tiny_processor, entities):
     settings = {"augmentation": Augmentation(min_crop_area=0.3, color_jitter=0.4, erase_probability=0.5)}
     batch = make_collator(tiny_processor, entities, **settings)(make_rows(5))
     as_bytes = make_collator(tiny_processor, entities, normalizes=False, **settings)(make_rows(5))
@@ -196,7 +196,7 @@ def test_texts_are_drawn_in_their_proportions(tiny_processor, entities):
     collate = make_collator(tiny_processor, entities, text_proportions=proportions)
     batch = collate(make_rows(2000, entity_labels=[2]))
     texts = tiny_processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
-    shares = [texts.count(text) / 2000 for text in ("a picture", "Blue", "Blue , a colour")]
+    shares = [texts.count(text) / 2000 for text in ("a picture", "Blue", "Blue , a color")]
     assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.05)
 
 

@@ -43,15 +43,15 @@ def pictures():
 
 
 def text_vectors(encoder):
-    return encoder.encode_texts([f"{name}, a colour" for name in NAMES])
+    return encoder.encode_texts([f"{name}, a color" for name in NAMES])
 
 
 def test_index_of_texts_finds_entities_by_their_own_text(checkpoint):
     index = EntityIndex.from_checkpoint(checkpoint, source="text")
-    answers = index.search([f"{name}, a colour" for name in NAMES], k=2)
+    answers = index.search([f"{name}, a color" for name in NAMES], k=2)
     assert [answer.entities[0].entity_id for answer in answers] == ["Q0", "Q1", "Q2", "Q3"]
     assert answers[0].entities[0].similarity == pytest.approx(1, abs=1e-5)
-    assert (answers[0].entities[0].name, answers[0].entities[0].description) == ("Red", "a colour")
+    assert (answers[0].entities[0].name, answers[0].entities[0].description) == ("Red", "a color")
     assert len(answers[0].entities) == 2 and answers[0].is_known is None
 
 
@@ -198,7 +198,7 @@ def test_queries_of_another_kind_are_refused(checkpoint, encoder):
         index.search(["Red"], k=0)
 
 
-def labelled_cosines(num_images, *, seed):
+def labeled_cosines(num_images, *, seed):
     """Cosines of 20 entities drawn from a known softmax with scale 15 and threshold 0.3, and what was drawn."""
     generator = torch.Generator().manual_seed(seed)
     cosines = (0.15 + 0.12 * torch.randn(num_images, 20, generator=generator)).sort(dim=1, descending=True).values
@@ -208,13 +208,13 @@ def labelled_cosines(num_images, *, seed):
 
 
 def test_calibration_finds_the_scale_and_threshold_behind_the_data():
-    fitted = fit_calibration(*labelled_cosines(4000, seed=0))
+    fitted = fit_calibration(*labeled_cosines(4000, seed=0))
     assert fitted.scale == pytest.approx(15, rel=0.15) and fitted.threshold == pytest.approx(0.3, abs=0.03)
 
 
 def test_confidences_are_as_often_right_as_they_say():
-    fitted = fit_calibration(*labelled_cosines(4000, seed=0))
-    cosines, targets = labelled_cosines(4000, seed=1)
+    fitted = fit_calibration(*labeled_cosines(4000, seed=0))
+    cosines, targets = labeled_cosines(4000, seed=1)
     confidences = fitted.confidences(cosines)[:, 0]
     for low in (0.1, 0.2, 0.3, 0.4):
         is_here = (confidences >= low) & (confidences < low + 0.1)

@@ -40,7 +40,7 @@ def test_rows_without_a_label_or_a_readable_image_are_left_out_named_and_counted
     rows = write(tmp_path / "rows.parquet", ["1984", None, "01", "1", "1984"], broken={3})
     settings = {"batch_size": 3, "num_workers": num_workers}
     metrics = RetrievalEvaluation(rows, make_tiny_processor(), **settings)(MeanColor())
-    assert metrics == {"retrieval_map": 1.0, "num_images": 3, "num_unreadable": 1, "num_unlabelled": 1}
+    assert metrics == {"retrieval_map": 1.0, "num_images": 3, "num_unreadable": 1, "num_unlabeled": 1}
     assert "1 of 5 rows to evaluate on have no label" in caplog.text
     assert num_workers or "image 3 of the evaluation is left out: unknown image format" in caplog.text
 

@@ -57,7 +57,7 @@ def test_new_entities_begin_as_the_embeddings_of_their_texts(checkpoint, tmp_pat
     expected = embed_entities(model, entities, processor, [1])[0]
     torch.testing.assert_close(model.entity_head.weight[1], expected)
     torch.testing.assert_close(expected.norm(), torch.tensor(1.0))
-    inputs = processor(text=["Green, a colour"], return_tensors="pt")
+    inputs = processor(text=["Green, a color"], return_tensors="pt")
     torch.testing.assert_close(model.mofi(**inputs).text_embeds[0], expected)
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_that_begins_with_eos_is_made_to_end_with_it(tiny_tokenizer)
     assert tiny_tokenizer("a flag")["input_ids"] == [2, 8, 10]
     tokenizer = ending_with_eos(tiny_tokenizer, context=4)
     assert tokenizer("a flag")["input_ids"] == [8, 10, 2]
-    assert tokenizer("a flag of the colour", truncation=True)["input_ids"] == [8, 10, 11, 2]
+    assert tokenizer("a flag of the color", truncation=True)["input_ids"] == [8, 10, 11, 2]
 
 
 def test_a_tokenizer_that_ends_with_eos_stays_as_it_is(tiny_tokenizer):

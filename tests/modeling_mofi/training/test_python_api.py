@@ -57,7 +57,7 @@ def test_a_name_and_a_folder_train_and_evaluate_on_the_builds_own_split(root, tm
     (found,) = (entry for entry in trainer.state.log_history if "eval_retrieval_map" in entry)
     names = ("retrieval_map", "image_to_text_recall", "text_to_image_recall", "naming_accuracy")
     assert all(0 <= found[f"eval_{name}"] <= 1 for name in names)
-    assert (found["eval_num_images"], found["eval_num_unreadable"], found["eval_num_unlabelled"]) == (8, 0, 0)
+    assert (found["eval_num_images"], found["eval_num_unreadable"], found["eval_num_unlabeled"]) == (8, 0, 0)
     assert "entity_loss" in trainer.state.log_history[0]
     assert (tmp_path / "entities.parquet").is_file()
 

@@ -183,7 +183,7 @@ def test_the_best_checkpoint_is_kept_by_retrieval(start, data, ema_decay):
     folder, _ = start(
         max_steps=6,
         save_total_limit=1,
-        eval_dataset=str(data / "labelled.parquet"),
+        eval_dataset=str(data / "labeled.parquet"),
         eval_strategy="steps",
         eval_steps=1,
         metric_for_best_model="retrieval_map",

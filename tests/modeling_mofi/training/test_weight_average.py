@@ -90,7 +90,7 @@ SHARDED = {"processes": 2, "per_device_train_batch_size": 2, "fsdp": "full_shard
 
 @pytest.mark.parametrize("processes", [{}, SHARDED], ids=["one", "two-sharded"])
 def test_checkpoints_hold_the_average_of_the_weights_that_were_trained(start, data, processes):
-    evaluated = {"eval_dataset": str(data / "labelled.parquet"), "eval_strategy": "steps", "eval_steps": 2}
+    evaluated = {"eval_dataset": str(data / "labeled.parquet"), "eval_strategy": "steps", "eval_steps": 2}
     folder, losses = start("averaged", save_steps=1, **evaluated, **processes)
     _, plain = start("plain", ema_decay=None)
     assert losses == pytest.approx(plain, rel=1e-5)  # Neither evaluating nor saving leaves the average in their place.
