@@ -53,25 +53,29 @@ def write_names(entities: Path, chunk: Part, path: Path) -> None:
     row = np.r_[np.arange(len(names)), owner]
     written = pa.concat_arrays([names, aliases.cast(pa.large_string())])
     keys = alias_keys(written)
-    own_keys = keys.slice(0, len(names)).take(pa.array(row))
-    table = pa.table(
-        {
-            "row": row,
-            "key": keys,
-            "is_own": pc.equal(keys, own_keys),
-            "only_capitals": is_only_capitals(written, keys),
-        }
-    )
-    length = pc.utf8_length(keys)
-    table = table.filter(pc.and_(pc.greater(length, 0), pc.less_equal(length, MAX_KEY_LENGTH)))
+    is_own = pc.equal(keys, keys.slice(0, len(names)).take(pa.array(row))).to_numpy(zero_copy_only=False)
+    length = pc.utf8_length(keys).to_numpy()
+    kept = np.flatnonzero((length > 0) & (length <= MAX_KEY_LENGTH))
+    is_capital = is_only_capitals(written, keys).to_numpy(zero_copy_only=False)
+    codes = keys.dictionary_encode().indices.to_numpy()
+    order = kept[np.lexsort((codes[kept], row[kept]))]
+    starts = np.flatnonzero(np.r_[True, np.diff(row[order] << 32 | codes[order]) != 0][: len(order)])
+    first = order[starts]
     # Of several aliases with one key, an entity has it in capitals alone if all of them are so.
-    found = table.group_by(["row", "key"], use_threads=False).aggregate([("is_own", "max"), ("only_capitals", "min")])
-    form = found["is_own_max"].cast(pa.int8()).to_numpy() * OWN_NAME
-    form |= found["only_capitals_min"].cast(pa.int8()).to_numpy() * ONLY_CAPITALS
-    rows = found["row"].to_numpy()
-    weight = batch["num_sitelinks"].to_numpy().astype(np.float32)[rows] + 1
-    columns = {"row": (rows + first_row).astype(np.int32), "key": found["key"], "form": form, "weight": weight}
+    form = ONLY_CAPITALS * group(np.logical_and, is_capital[order], starts) + OWN_NAME * is_own[first]
+    weight = batch["num_sitelinks"].to_numpy().astype(np.float32)[row[first]] + 1
+    columns = {
+        "row": (row[first] + first_row).astype(np.int32),
+        "key": keys.take(pa.array(first)),
+        "form": form.astype(np.int8),
+        "weight": weight,
+    }
     pq.write_table(pa.table(columns), path, compression="zstd", compression_level=1)
+
+
+def group(function: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Joins the values of each group; none where there is no group."""
+    return function.reduceat(values, starts) if len(starts) else values
 
 
 def is_only_capitals(written: pa.Array, keys: pa.Array) -> pa.Array:

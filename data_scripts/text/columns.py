@@ -17,7 +17,7 @@ PLAIN = r"^[A-Za-z0-9 \t_,;:!?()\[\]\"|*=~^${}\\-]*$"
 STRONG_GAP = r"[^a-z0-9]*[^a-z0-9 \t_!?-][^a-z0-9]*"
 WEAK_GAP = r"[ \t_!?-]+"
 EDGES = f" {STRONG_SEPARATOR}"
-MAX_REMEMBERED = 1_000_000
+MAX_REMEMBERED = 500_000
 
 # Values of a column's rows: those of row i are `values[offsets[i]:offsets[i + 1]]`.
 Ragged = tuple[np.ndarray, np.ndarray]
@@ -38,12 +38,19 @@ def hashed_content(keys: pa.Array) -> Ragged:
     """Distinct hashed words of every key, ascending, int32; the words are those of `content_tokens`."""
     owner, words = flatten(pc.split_pattern_regex(keys, f"[{EDGES}]+"))
     distinct = pc.dictionary_encode(words)
-    hashes = np.array([CONTENT_HASHES[word] if word else -1 for word in distinct.dictionary.to_pylist()], np.int64)
+    hashes = hash_words(distinct.dictionary)
+    hashed = hashes[distinct.indices.to_numpy()] if len(distinct) else hashes
+    pairs = np.sort(owner[hashed >= 0] << 32 | hashed[hashed >= 0])
+    pairs = pairs[np.r_[True, pairs[1:] != pairs[:-1]][: len(pairs)]]
+    return group_by_row(pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32), len(keys))
+
+
+def hash_words(words: pa.Array) -> np.ndarray:
+    """The hash of each word's singular, -1 for a number and for nothing, int64."""
     if len(CONTENT_HASHES) > MAX_REMEMBERED:
         CONTENT_HASHES.clear()
-    hashed = hashes[distinct.indices.to_numpy()] if len(distinct) else hashes
-    pairs = np.unique(owner[hashed >= 0] << 32 | hashed[hashed >= 0])
-    return group_by_row(pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32), len(keys))
+    CONTENT_HASHES[""] = -1
+    return np.fromiter(map(CONTENT_HASHES.__getitem__, words.to_pylist()), np.int64, len(words))
 
 
 def count_column_cases(texts: pa.Array, lower: np.ndarray, capital: np.ndarray) -> None:
@@ -54,27 +61,19 @@ def count_column_cases(texts: pa.Array, lower: np.ndarray, capital: np.ndarray) 
     is_word = pc.match_substring_regex(words, "^[A-Za-z]+$")
     words, owner = words.filter(is_word), owner[is_word.to_numpy(zero_copy_only=False)]
     is_first = np.r_[True, owner[1:] != owner[:-1]][: len(owner)]
-    distinct = pc.dictionary_encode(words)
-    kinds = np.array([case_of(word) for word in distinct.dictionary.to_pylist()], np.int8)
-    hashes = np.array([CONTENT_HASHES[word.lower()] for word in distinct.dictionary.to_pylist()], np.int64)
-    index = distinct.indices.to_numpy()
-    for kind, counts in ((0, lower), (1, capital)):
-        if len(index):
-            is_counted = (kinds[index] == kind) & ~(is_first & (kind == 1))
-            counts += np.bincount(hashes[index[is_counted]], minlength=len(counts))
+    is_lower = pc.utf8_is_lower(words).to_numpy(zero_copy_only=False)
+    # With a capital, but not in capitals alone; the first word of a text has one in any case.
+    is_capital = pc.match_substring_regex(words, "^[A-Z].*[a-z]").to_numpy(zero_copy_only=False) & ~is_first
+    for is_counted, counts in ((is_lower, lower), (is_capital, capital)):
+        distinct = pc.value_counts(pc.utf8_lower(words.filter(pa.array(is_counted))))
+        hashes = hash_words(distinct.field("values"))
+        counts += np.bincount(hashes, distinct.field("counts").to_numpy(), len(counts)).astype(np.int64)
     for text in texts.filter(pc.invert(is_ascii)).to_pylist():
         counted_words: tuple[dict[str, int], dict[str, int]] = ({}, {})
         count_cases(text, *counted_words)
         for found, counts in zip(counted_words, (lower, capital), strict=True):
             for word, count in found.items():
                 counts[hash_token(singular(word))] += count
-
-
-def case_of(word: str) -> int:
-    """0 for a word in lower case, 1 for one with a capital that is not all capitals, else -1."""
-    if word.islower():
-        return 0
-    return 1 if word[0].isupper() and not word.isupper() else -1
 
 
 def flatten(lists: pa.Array) -> tuple[np.ndarray, pa.Array]:
