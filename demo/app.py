@@ -10,10 +10,11 @@ import random
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from entity_naming import calibrate, load_index
-from html_parts import CSS, INTRODUCTION, answer_html, row_html
+from html_parts import CSS, INTRODUCTION, answer_html, message_html, row_html
 from i2e_browser import I2EBrowser
 from PIL import Image
 
@@ -29,6 +30,10 @@ MAX_UPLOAD = "20mb"
 UPLOADS = ImageBounds(max_pixels=50_000_000)
 NUM_SHOWN, NUM_EXAMPLES = 12, 8
 MAX_GALLERY_ROWS = 5000
+MAX_QUERY_LETTERS = 300
+# Uploads and the images of answers are looked for every ten minutes, and deleted when they are an hour old.
+DELETE_EVERY_SECONDS, DELETE_AFTER_SECONDS = 600, 3600
+FAILED = "This did not work, for a reason on our side. Try again, or with another image."
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]  # Of the reader's own machine: nothing to load.
 
 
@@ -78,25 +83,43 @@ class Demo:
         return gallery
 
     def name_entities(self, path: str | None) -> tuple[str, list]:
-        """Entities of an uploaded image, and the gallery's nearest images."""
+        """Entities of an uploaded image, and the gallery's nearest images; of one that fails a message and nothing."""
         if path is None:
             return INTRODUCTION, []
-        image = opened(path)
-        answer = "" if self.index is None else answer_html(self.index.search([image], k=5)[0])
-        return answer, self.nearest(image)
+        try:
+            image = read_image(path, bounds=UPLOADS)
+            answer = "" if self.index is None else answer_html(self.index.search([image], k=5)[0])
+            return answer, self.nearest(image)
+        except UnreadableImage as error:
+            return message_html(f"{Path(path).name} cannot be shown: {error}."), []
+        except Exception as error:  # The old answer would stay beside the new image.
+            logger.error("an image was not answered: %s: %s", type(error).__name__, error)
+            return message_html(FAILED), []
+
+    def search(self, text: str | None) -> tuple[str, list]:
+        """A message, mostly none, and the gallery's images nearest to a text."""
+        if refusal := refuse_query(text):
+            return message_html(refusal), []
+        try:
+            return "", self.nearest(text or "")
+        except Exception as error:  # As above.
+            logger.error("a text was not answered: %s: %s", type(error).__name__, error)
+            return message_html(FAILED), []
 
     def nearest(self, query: Image.Image | str) -> list[tuple[Image.Image, str]]:
-        """The gallery's images nearest to an image or a text."""
+        """The gallery's images nearest to an image or a text; those that can be read no more are left out."""
         if self.embedding is None or not query:
             return []
         if not self.embedding.done():
             gr.Info("The gallery is still being embedded; look again in a moment.")
             return []
-        try:
-            found = self.embedding.result().search([query], k=NUM_SHOWN)[0]
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-        return [self.picture(image.path, image.similarity) for image in found]
+        pictures = []
+        for image in self.embedding.result().search([query], k=NUM_SHOWN)[0]:
+            try:
+                pictures.append(self.picture(image.path, image.similarity))
+            except UnreadableImage as error:
+                logger.warning("%s is no longer shown: %s", image.path, error)
+        return pictures
 
     def picture(self, path: str, similarity: float) -> tuple[Image.Image, str]:
         """An image of the gallery with its caption: a file, or `row:N` of the build."""
@@ -105,17 +128,22 @@ class Demo:
         row = self.browser[int(path[4:])]
         return read_image(row.image), f"{similarity:.2f} · {row.alt_text}"
 
-    def show_row(self, number: float) -> tuple[Image.Image, str]:
+    def show_row(self, number: float) -> tuple[Image.Image | None, str]:
         """Image and entities of a row of the build."""
         row = self.browser[min(max(int(number or 0), 0), len(self.browser) - 1)]
-        return read_image(row.image), row_html(row)
+        try:
+            return read_image(row.image), row_html(row)
+        except UnreadableImage as error:
+            return None, message_html(f"The image of this row cannot be shown: {error}.") + row_html(row)
 
-    def find_row(self, text: str) -> int:
-        """A row whose alt-text contains a text, another one each time."""
-        found = self.browser.find(text)
+    def find_row(self, text: str | None) -> tuple[str, Any]:
+        """A message, mostly none, and a row whose alt-text contains a text, another one each time."""
+        if refusal := refuse_query(text):
+            return message_html(refusal), gr.skip()
+        found = self.browser.find(text or "")
         if not found:
-            raise gr.Error(f"No alt-text contains “{text}”.")
-        return random.choice(found)
+            return message_html(f"No alt-text contains “{text}”."), gr.skip()
+        return "", random.choice(found)
 
     def example_images(self, folder: Path) -> list[str]:
         """Some images of the build, spread over it, written as files to choose from."""
@@ -133,17 +161,26 @@ class Demo:
         return sorted({names[len(names) * place // NUM_EXAMPLES] for place in range(NUM_EXAMPLES)}) if names else []
 
 
-def opened(path: str) -> Image.Image:
-    """An uploaded image, or a message that the user sees."""
-    try:
-        return read_image(path, bounds=UPLOADS)
-    except UnreadableImage as error:
-        raise gr.Error(f"{Path(path).name} cannot be shown: {error}.") from error
+class UploadedImage(gr.Image):
+    """`gr.Image` that hands over the file as it came: Gradio's own opens it, with every decoder Pillow has."""
+
+    is_template = True  # The browser's side is that of `gr.Image`.
+
+    def preprocess(self, payload: Any) -> str | None:
+        return None if payload is None else payload.path
+
+
+def refuse_query(text: str | None) -> str | None:
+    """Why a text is not looked for; the field in the browser bounds it, other programs may send anything."""
+    if text is not None and len(text) > MAX_QUERY_LETTERS:
+        return f"The text has {len(text):,} letters; it may have {MAX_QUERY_LETTERS}."
+    return None
 
 
 def build_app(demo: Demo) -> gr.Blocks:
     """The tabs."""
-    with gr.Blocks(title="MOFI", analytics_enabled=False) as app:
+    delete_cache = (DELETE_EVERY_SECONDS, DELETE_AFTER_SECONDS)
+    with gr.Blocks(title="MOFI", analytics_enabled=False, delete_cache=delete_cache) as app:
         gr.HTML(
             "<h1>MOFI</h1><p>Which entity is this? An image encoder that learned from images and their alt-texts.</p>"
         )
@@ -161,8 +198,10 @@ def build_app(demo: Demo) -> gr.Blocks:
 def name_tab(demo: Demo) -> None:
     with gr.Row():
         with gr.Column(scale=2):
-            image = gr.Image(type="filepath", label="Drop an image", height=340, elem_id="query-image")
-            if examples := demo.example_images(Path(tempfile.mkdtemp(prefix="mofi-examples-"))):
+            image = UploadedImage(type="filepath", label="Drop an image", height=340, elem_id="query-image")
+            folder = tempfile.mkdtemp(prefix="mofi-examples-")
+            gr.set_static_paths([folder])  # Served from here, not from the cache, of which files are deleted.
+            if examples := demo.example_images(Path(folder)):
                 gr.Examples([[path] for path in examples], image, label="or take one of these", elem_id="examples")
         with gr.Column(scale=3):
             entities = gr.HTML(INTRODUCTION, elem_id="entities")
@@ -176,6 +215,7 @@ def search_tab(demo: Demo) -> None:
         text = gr.Textbox(
             show_label=False,
             container=False,
+            max_length=MAX_QUERY_LETTERS,
             placeholder="What are you looking for? a flag, a fruit, a bridge ...",
             scale=6,
             elem_id="query-text",
@@ -183,9 +223,11 @@ def search_tab(demo: Demo) -> None:
         button = gr.Button("Search", variant="primary", elem_id="search", scale=1)
     if texts := demo.example_texts():
         gr.Examples([[text] for text in texts], text, label="for example", elem_id="text-examples")
+    message = gr.HTML(elem_id="search-message")
     found = gallery("Nearest images", "found")
-    gr.on([text.submit, button.click], demo.nearest, text, found)
-    text.change(lambda query: demo.nearest(query) if query in texts else gr.skip(), text, found)
+    gr.on([text.submit, button.click], demo.search, text, [message, found])
+    answer = lambda query: demo.search(query) if query in texts else (gr.skip(), gr.skip())  # noqa: E731
+    text.change(answer, text, [message, found])
 
 
 def gallery(label: str, elem_id: str) -> gr.Gallery:
@@ -202,8 +244,15 @@ def browse_tab(demo: Demo) -> None:
     )
     with gr.Row(equal_height=True):
         number = gr.Slider(0, len(demo.browser) - 1, value=0, step=1, label="Row", elem_id="row", scale=3)
-        text = gr.Textbox(label="Find a word in the alt-texts", placeholder="and press Enter", elem_id="find", scale=2)
+        text = gr.Textbox(
+            label="Find a word in the alt-texts",
+            placeholder="and press Enter",
+            max_length=MAX_QUERY_LETTERS,
+            elem_id="find",
+            scale=2,
+        )
         another = gr.Button("Another one", elem_id="another", scale=1)
+    message = gr.HTML(elem_id="find-message")
     first_image, first_html = demo.show_row(0)
     with gr.Row():
         with gr.Column(scale=2):
@@ -211,8 +260,8 @@ def browse_tab(demo: Demo) -> None:
         with gr.Column(scale=3):
             about = gr.HTML(first_html, elem_id="row-entities")
     number.change(demo.show_row, number, [image, about])
-    text.submit(demo.find_row, text, number)
-    another.click(lambda: random.randrange(len(demo.browser)), None, number)
+    text.submit(demo.find_row, text, [message, number])
+    another.click(lambda: ("", random.randrange(len(demo.browser))), None, [message, number])
 
 
 def launch(app: gr.Blocks, **options: object) -> tuple:

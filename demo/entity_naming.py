@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -35,7 +36,8 @@ def calibrate(index: EntityIndex, files: Sequence[str], *, label_column: str) ->
         if missing := {"image", label_column} - set(found):
             raise ValueError(f"{file} has no column {', '.join(sorted(missing))}; its columns are {', '.join(found)}.")
         table = pq.read_table(file, columns=["image", label_column])
-        images += [read_image(image) for image in table.column("image").to_pylist()]
+        folders = [str(Path(file).absolute().parent)]
+        images += [read_image(image, folders=folders) for image in table.column("image").to_pylist()]
         entity_ids += table.column(label_column).to_pylist()
     fit = index.calibrate(images, entity_ids)
     logger.info("calibrated on %d images: threshold %.2f, scale %.1f", len(images), fit.threshold, fit.scale)

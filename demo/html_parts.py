@@ -35,6 +35,7 @@ CSS = """
   white-space: nowrap}
 .verdict {border-radius: 12px; padding: 10px 16px; font-weight: 500}
 .verdict.known {background: #dbeafe; color: #1e40af}
+.message {border-radius: 12px; padding: 10px 16px; background: #fee2e2; color: #991b1b}
 .verdict.unknown {background: #fef3c7; color: #92400e}
 .alt-text {font-size: 1.25em; line-height: 1.6; margin-bottom: 14px}
 .alt-text mark, .legend mark {background: #fde68a; color: #1f2937; border-radius: 4px; padding: 1px 4px}
@@ -45,6 +46,11 @@ CSS = """
 .group {font-size: .85em; color: var(--body-text-color-subdued); margin: 10px 0 2px}
 """
 INTRODUCTION = "<div class=hint>Drop an image, or take one of the examples: its entities come here.</div>"
+
+
+def message_html(text: str) -> str:
+    """A message to the user, in place of an answer."""
+    return f"<div class=message role=alert>{html.escape(text)}</div>"
 
 
 def entity_link(entity_id: str, text: str | None = None) -> str:
