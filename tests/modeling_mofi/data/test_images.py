@@ -165,13 +165,13 @@ def test_an_image_is_turned_by_its_orientation_alone():
 
 
 @pytest.mark.parametrize("error", [RuntimeError, struct.error, KeyError, SyntaxError, MemoryError, ZeroDivisionError])
-@pytest.mark.parametrize("method", ["load", "convert"])
+@pytest.mark.parametrize("method", ["open", "load", "convert"])
 def test_whatever_a_decoder_raises_becomes_one_exception(error, method, monkeypatch):
     def fail(*_, **__):
         raise error("Failed to decode")
 
     data = encode(as_mode("CMYK"), "TIFF")
-    monkeypatch.setattr(Image.Image if method == "convert" else TiffImageFile, method, fail)
+    monkeypatch.setattr({"open": Image, "load": TiffImageFile, "convert": Image.Image}[method], method, fail)
     with pytest.raises(UnreadableImage, match="corrupt image"):
         read_image(data)
 
