@@ -15,7 +15,7 @@ from data_scripts.arguments import SourceArguments
 from data_scripts.schema import Shard
 from data_scripts.sources.hub import is_saved_dataset, open_dataset, plan_hub, read_hub
 from data_scripts.sources.images import is_url
-from data_scripts.sources.lines import plan_lines, read_records
+from data_scripts.sources.lines import is_separated, plan_lines, read_records
 from data_scripts.sources.parquet import open_parquet, plain_type, plan_parquet, read_group, to_python
 from data_scripts.sources.records import check_columns
 from data_scripts.sources.tars import plan_tars, read_tars
@@ -44,6 +44,8 @@ def plan_shards(source: SourceArguments) -> list[Shard]:
     names = column_names(source)
     paths = find_files(source.pairs)
     kind = "hub" if paths is None else format_of(paths, source.pairs)
+    if source.columns and not any(map(is_separated, paths or ())):
+        logger.warning("columns is ignored: %s is neither CSV nor TSV", source.pairs)
     if paths is None:
         shards = plan_hub(
             source.pairs,

@@ -147,6 +147,12 @@ def test_tsv_is_not_quoted(end, mark, tmp_path):
     assert read(path, columns=["image", "alt_text"]) == TSV_TEXTS
 
 
+def test_names_of_columns_where_the_lines_have_them_are_ignored_with_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    assert read(path, columns=["alt_text", "image"]) == ["an octopus"]
+    assert f"columns is ignored: {path} is neither CSV nor TSV" in caplog.messages
+
+
 def test_a_file_without_a_header_line_is_told_from_one_that_lacks_a_column(tmp_path):
     with pytest.raises(ValueError, match=r"no column 'image'; it has 1\.png"):
         read(write(tmp_path / "a.tsv", "\n".join(TSV_LINES)))
