@@ -30,12 +30,20 @@ def run_command(main: Callable[[], Any], *, extra: str | None = None) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, *transport_errors()) as error:
         if os.environ.get(SHOW_TRACEBACK):
             raise
         hint = missing_extra(error, extra) if isinstance(error, ModuleNotFoundError) else ""
+        if isinstance(error, transport_errors()):
+            hint = f" ({type(error).__name__}): no answer came. Check the network, HF_HUB_OFFLINE and HF_ENDPOINT."
         # Messages of libraries have line breaks.
         sys.exit("error: " + " ".join(f"{str(error) or type(error).__name__}{hint}".split()))
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What the libraries that huggingface_hub talks with raise where no answer comes, if they are loaded."""
+    loaded = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
+    return tuple(library.TransportError for library in loaded)
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str | None) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ class Hub(ThreadingHTTPServer):
         self.parts: dict[tuple[str, int], bytes] = {}  # Of large files that are still incomplete.
         self.uploads: list[str] = []  # Paths of what was put, in order.
         self.max_uploads: int | None = None  # Connections break off after so many.
+        # By pattern of `METHOD /path`: the status of a refusal, the content of an answer, or None to break off.
+        self.answers: dict[str, int | bytes | None] = {}
+        self.requests: list[str] = []  # `METHOD /path`, in order.
         self.commits: list[str] = []
         self.ranges: list[tuple[str, int]] = []  # Name and bytes of each part of a file that was asked for.
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -102,6 +106,23 @@ class Handler(BaseHTTPRequestHandler):
             {"error": message}, status=status, headers={"X-Error-Code": code, "X-Error-Message": message}.items()
         )
 
+    def is_answered(self) -> bool:
+        """Whether the test chose the answer to this request, which is then given."""
+        request = f"{self.command} {self.path}"
+        self.server.requests.append(request)
+        chosen = [answer for pattern, answer in self.server.answers.items() if re.search(pattern, request)]
+        if not chosen:
+            return False
+        self.body()
+        if chosen[0] is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif isinstance(chosen[0], bytes):
+            self.reply(chosen[0], headers={"Content-Type": "text/html"}.items())
+        else:
+            self.refuse(chosen[0], "", "As the test wants it.")
+        return True
+
     def may_write(self) -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token == TOKEN:
@@ -113,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def do_POST(self):
+        if self.is_answered():
+            return None
         path, body = urlsplit(self.path).path, self.body()
         if path == "/api/validate-yaml":
             return self.reply({"errors": [], "warnings": []})
@@ -169,6 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         return {"actions": {"upload": upload, "verify": {"href": f"{url}/lfs-verify", "header": {}}}}
 
     def do_PUT(self):
+        if self.is_answered():
+            return None
         if self.server.max_uploads is not None and len(self.server.uploads) >= self.server.max_uploads:
             self.close_connection = True
             return self.connection.close()
@@ -207,6 +232,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None})
 
     def do_GET(self):
+        if self.is_answered():
+            return None
         parts = urlsplit(self.path)
         if parts.path == "/api/whoami-v2":
             return self.reply({"name": "me", "type": "user", "orgs": [], "auth": {}})

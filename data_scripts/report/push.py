@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from modeling_mofi.hub.publishing import explained_failures
+from modeling_mofi.hub.failures import explained_failures
 
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool, build_id: str) -> 
     """
     data = sorted((folder / "data").glob("*.parquet"))
     rest = [folder / name for name in ("entities.parquet", "report.html", "README.md")]
-    with explained_failures(repo_id, kept=f"the dataset is in {folder}"):
+    smaller = "Build again with a smaller --rows_per_file"
+    with explained_failures(repo_id, kept=f"the dataset is in {folder}", smaller=smaller):
         api = HfApi()
         repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         cuts = range(0, max(1, len(data)), FILES_PER_COMMIT)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from ..recipe_parser import check_choices, json_mapping
 
@@ -160,6 +161,11 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"patch_dropout_schedule is {self.patch_dropout_schedule}; shares must be in [0, 1).")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
+        if missing := sorted(set(self.report_to) - set(get_available_reporting_integrations())):
+            raise ValueError(
+                f"report_to names {', '.join(missing)}, which is not installed: pip install {' '.join(missing)}, or "
+                "report to others, or to none."
+            )
         if self.n_gpu > 1:
             raise ValueError(
                 f"One process has {self.n_gpu} GPUs, and would compare images and texts on each alone. Start one for "
