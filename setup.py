@@ -112,7 +112,9 @@ setup(
     py_modules=["mofi", "evaluate_mofi"],
     package_data={
         "data_scripts.report": ["*.css", "*.jinja"],
+        "data_scripts.knowledge_base": ["*.jinja"],
         "data_scripts.linking": ["*.json"],
+        "modeling_mofi.search": ["*.jinja"],
         **{package: ["py.typed"] for package in ("modeling_mofi", "data_scripts", "evaluation")},
     },
     cmdclass={"build_py": BuildWithBundle},

@@ -86,5 +86,5 @@ def test_snippets_are_python_and_import_what_exists(code):
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in PAGES])
 def test_links_lead_to_files_that_exist(page):
-    for target in re.findall(r"\]\(((?!http|#)[^)$]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(((?!http|#)[^){]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target.split("#")[0]).exists(), target

@@ -29,6 +29,8 @@ class GoldMeasure:
 def measure_gold(build: Build) -> list[GoldMeasure]:
     """Recall over the texts that name the gold entity, and precision of the entities after each step."""
     run = build.args.run
+    if not (run.gold_column or run.gold_text_column):
+        return []
     gold, gold_text = read_gold(build, run.gold_column), read_gold(build, run.gold_text_column)
     linked, ambiguous = linked_pairs(build, gold_text)
     scored = chosen_pairs(build)

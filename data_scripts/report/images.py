@@ -2,7 +2,6 @@
 
 import base64
 import heapq
-import html
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +18,6 @@ NUM_NEAREST = 12
 NUM_SHARDS = 12
 READ_ROWS = 256
 COLUMNS = ["row", "image", "alt_text", "candidates"]
-LEGEND = (
-    "<span class=kept-tag>kept</span> <span class=dropped-tag>dropped: similarity</span> "
-    "<span class=rare-tag>dropped: too rare</span>"
-)
 
 
 @dataclass(frozen=True)
@@ -34,23 +29,15 @@ class Pair:
     row: int
 
 
-def threshold_section(result: BuildResult) -> str:
-    """The images nearest to the threshold on either side: if they look alike, it stands at the wrong place."""
+def images_around_threshold(result: BuildResult) -> tuple[list[dict], list[dict]]:
+    """The images nearest to the threshold, above and below: if they look alike, it stands at the wrong place."""
     above, below = nearest_pairs(result)
-    parts = []
-    for title, pairs in (("Just above: kept", above), ("Just below: dropped", below)):
-        if cards := "".join(image_card(row, result) for row in rows_of_pairs(pairs, result)):
-            parts.append(f"<h3>{title}</h3><div class=sheet>{cards}</div>")
-    if not parts:
-        return ""
-    return f"<h2>Around the threshold</h2><p>If these two look alike, the threshold is wrong.</p>{''.join(parts)}"
+    return tuple([describe(row, result) for row in rows_of_pairs(pairs, result)] for pairs in (above, below))
 
 
-def images_section(result: BuildResult) -> str:
+def spaced_images(result: BuildResult) -> list[dict]:
     """A contact sheet: evenly spaced images, what was kept of them and what was dropped."""
-    cards = "".join(image_card(row, result) for row in spaced_rows(result))
-    lead = f"Evenly spaced among the images that reached the filter. {LEGEND}"
-    return f"<h2>Images</h2><p>{lead}</p><div class=sheet>{cards}</div>"
+    return [describe(row, result) for row in spaced_rows(result)]
 
 
 def sampled_shards(result: BuildResult) -> Sequence[Shard]:
@@ -111,24 +98,19 @@ def scored_rows(index: int, result: BuildResult) -> Iterator[dict]:
             yield row | {"kept": kept.get(row["row"], set())}
 
 
-def image_card(row: dict, result: BuildResult) -> str:
-    """One image with its alt-text and entities."""
+def describe(row: dict, result: BuildResult) -> dict:
+    """One image with its alt-text and entities, each tagged `kept`, `rare` or `dropped`."""
     kb = open_knowledge_base(result.build.knowledge_base)
-    data = row["image"]["bytes"]
-    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[8:12] == b"WEBP" else "jpeg"
-    image = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    tags = []
-    for entity in choose_entities(row["candidates"], disambiguation=result.build.args.link.disambiguation):
-        rows = kb.rows_of([entity["entity_id"]])
-        name, description = kb.column("name", rows)[0], kb.column("description", rows)[0]
-        passed = entity["similarity"] >= result.thresholds.of(kb.column("types", rows)[0])
-        tag = "kept" if entity["entity_id"] in row["kept"] else "rare" if passed else "dropped"
-        title = html.escape(f"{entity['entity_id']}: {description}")
-        tags.append(
-            f"<span class={tag}-tag title='{title}'>{html.escape(name)} {entity['similarity']:.3f}</span> "
-            f"<small>{html.escape(description[:60])}</small>"
-        )
-    return (
-        f"<figure><img src='{image}' alt='' loading=lazy><figcaption>{html.escape(row['alt_text'][:160])}"
-        f"<div>{'<br>'.join(tags)}</div></figcaption></figure>"
-    )
+    content = row["image"]["bytes"]
+    entities = choose_entities(row["candidates"], disambiguation=result.build.args.link.disambiguation)
+    for entity in entities:
+        known = kb.rows_of([entity["entity_id"]])
+        entity |= {name: kb.column(name, known)[0] for name in ("name", "description")}
+        passed = entity["similarity"] >= result.thresholds.of(kb.column("types", known)[0])
+        entity["tag"] = "kept" if entity["entity_id"] in row["kept"] else "rare" if passed else "dropped"
+    return {
+        "kind": "png" if content[:4] == b"\x89PNG" else "webp" if content[8:12] == b"WEBP" else "jpeg",
+        "base64": base64.b64encode(content).decode(),
+        "alt_text": row["alt_text"],
+        "entities": entities,
+    }

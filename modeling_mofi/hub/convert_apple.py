@@ -26,7 +26,8 @@ from ..image_processing_mofi import MofiImageProcessor
 from ..modeling_mofi import MofiModel
 from ..processing_mofi import MofiProcessor
 from ..user_errors import run_command
-from .model_card import write_model_card
+from ..whole_files import write_json
+from .model_card import ORIGIN_NAME, write_model_card
 from .release_cosines import verify
 
 
@@ -36,11 +37,14 @@ DEFAULT_LOGIT_SCALE = 2.6592
 # torch.load(weights_only=True) could be made to run code before 2.6, and again before 2.10.
 FIRST_TRUSTED_TORCH = (2, 10)
 PROBES = ("a", "a photo of a poodle", "The quick brown fox, 1999: zebra & café!")
-NOTICE = (
-    "The weights are those of Apple's release ([apple/ml-mofi](https://github.com/apple/ml-mofi)), converted without\n"
-    "change. Its terms hold for them: read the license in that repository, and the license files beside this card if\n"
-    "there are any, before you use or share the model."
-)
+ORIGIN = {
+    "license": "other",
+    "license_name": "apple-ml-mofi",
+    "license_link": "https://github.com/apple/ml-mofi",
+    "notice": "The weights are those of Apple's release (https://github.com/apple/ml-mofi), converted without "
+    "change. Its terms hold for them: read the license in that repository, and the license files beside this card if "
+    "there are any, before you use or share the model.",
+}
 
 
 def convert(release: str | Path, *, output_dir: str | Path, allow_pickle: bool = False) -> list[str]:
@@ -73,7 +77,8 @@ def convert(release: str | Path, *, output_dir: str | Path, allow_pickle: bool =
         MofiProcessor(image_processor, tokenizer).save_pretrained(output_dir)
         for path in (*folder.glob("LICENSE*"), *folder.glob("ACKNOWLEDGEMENTS*")):
             shutil.copyfile(path, output_dir / path.name)
-    write_model_card(output_dir, license="other", notice=NOTICE)
+    write_json(output_dir / ORIGIN_NAME, ORIGIN)
+    write_model_card(output_dir)
     return report
 
 

@@ -9,25 +9,59 @@ from typing import Any
 # parameters and the fragment, where tokens and signatures stand.
 CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^/\s@]+)@")
 QUERY = re.compile(r"(?P<url>\w+://[^\s?#;]+)[?#;]\S*")
-TOKEN = re.compile(r"\b(?:(?:hf|ghp|gho|sk)_[A-Za-z0-9]{20,}|github_pat_\w{20,})|(?<=Bearer )[^\s'\"]+")
-MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
+TOKEN = re.compile(
+    r"\b(?:(?:hf|ghp|gho|ghs|sk)_\w{20,}|github_pat_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
+    r"|(?<=Bearer )[^\s'\"]+|(?<=Basic )[^\s'\"]+"
+)
+SECRET_NAME = re.compile(r"(?:^|_)(?:token|password|secret|api_key|access_key)$", re.IGNORECASE)
+# Where an absolute path begins: `/x`, `~/x`, `~ann/x`, `C:\x`, `//server/x` or `\\server\x`, but no URL and no `/ `.
+ROOT = r"(?:~[\w.-]*[\\/]|[A-Za-z]:[\\/]|\\\\|(?<!:)//(?!\s)|/(?![/\s]))"
+FILE_URL = re.compile(r"file://[^/\s]*(?=/)")
+IS_LOCAL = re.compile(ROOT)
+QUOTED_PATH = re.compile(rf"(?P<quote>['\"`])(?P<path>{ROOT}[^'\"`\n]*)(?P=quote)")
+PATH_IN_TEXT = re.compile(rf"(?:^|(?<=[\s'\"`(\[{{<=,:;|]))(?P<path>{ROOT}[^\s'\"`<>|,;)\]}}]*)")
+MARKUP = re.compile(r"([\\`*_\[\]<>|#&$~])")
+HIDDEN = "..."
 
 
-def public_setting(value: Any) -> Any:
-    """A setting as others may see it, with all that it holds.
+def public_setting(value: Any, *, with_paths: bool = False) -> Any:
+    """A setting, or any text, as others may see it, with all that it holds.
 
-    URLs lose name, password, query and fragment, tokens are left out, and of an absolute local path the last part
-    stays. A path in the middle of a text is not found.
+    URLs lose name, password, query and fragment, tokens and what is called a password are left out, and of absolute
+    local paths, also in the middle of a text, the last part stays.
+
+    Args:
+        with_paths: Whether local paths stay, for what is written for its owner.
     """
     if isinstance(value, dict):
-        return {public_setting(key): public_setting(item) for key, item in value.items()}
+        return {
+            public_setting(key, with_paths=with_paths): HIDDEN
+            if isinstance(item, str) and SECRET_NAME.search(str(key))
+            else public_setting(item, with_paths=with_paths)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [public_setting(item) for item in value]
+        return [public_setting(item, with_paths=with_paths) for item in value]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if not isinstance(value, str):
         return value
-    value = TOKEN.sub("...", QUERY.sub(r"\g<url>", CREDENTIALS.sub("", value))).removeprefix("file://")
-    is_local = os.path.isabs(value) or value.startswith("~") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)
-    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if is_local else value
+    value = TOKEN.sub(HIDDEN, QUERY.sub(r"\g<url>", CREDENTIALS.sub("", value)))
+    return value if with_paths else without_folders(value)
+
+
+def without_folders(text: str) -> str:
+    """A text in which absolute paths are cut to their last part."""
+    text = FILE_URL.sub("", text)
+    if IS_LOCAL.match(text) and "\n" not in text:
+        return last_part(text)
+    text = QUOTED_PATH.sub(lambda found: found["quote"] + last_part(found["path"]) + found["quote"], text)
+    return PATH_IN_TEXT.sub(lambda found: last_part(found["path"]), text)
+
+
+def last_part(path: str) -> str:
+    """The name of a file or folder, whatever system the path is of."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def plain_text(value: Any) -> str:

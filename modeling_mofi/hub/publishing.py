@@ -6,7 +6,6 @@ Without --repo_id it only writes the card.
 """
 
 import argparse
-import json
 import logging
 import shutil
 import tempfile
@@ -15,37 +14,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi
 from transformers import AutoProcessor, PreTrainedModel
 
 from ..user_errors import run_command
-from .model_card import CURVE_NAME, write_model_card
+from ..whole_files import read_json, write_json
+from .failures import explained_failures
+from .model_card import CURVE_NAME, ORIGIN_NAME, is_hub_id, write_model_card
 from .public_text import public_setting
 
-
-try:
-    import httpx2 as httpx  # What huggingface_hub 2 talks with.
-except ImportError:
-    import httpx
 
 logger = logging.getLogger(__name__)
 
 RECIPE_NAME = "recipe.json"
-UPLOAD_ERRORS = (OfflineModeIsEnabled, ConnectionError, httpx.TransportError, HfHubHTTPError, RuntimeError)
-# What the client meets an answer with that is not the Hub's: no JSON, or JSON without what it looks for.
-STRANGE_ANSWERS = (json.JSONDecodeError, KeyError)
+# Files with settings, in which no secret and no local folder is published.
+SETTINGS_NAMES = (RECIPE_NAME, "manifest.json")
 # Everything that using or judging a checkpoint needs; optimizer states and logs stay.
 PUBLISHED_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
     *("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "vocab*"),
-    *("merges.txt", RECIPE_NAME),
+    *("merges.txt", RECIPE_NAME, "LICENSE*", "ACKNOWLEDGEMENTS*"),
 )
 ENTITY_FILES = ("entities.parquet",)
 HEAD_FILES = ("entity_head*.safetensors",)
 # What a model card is filled from, beside the weights.
-CARD_SOURCES = (RECIPE_NAME, "training_args.json", "trainer_state.json", "entities.parquet")
+CARD_SOURCES = (RECIPE_NAME, ORIGIN_NAME, "training_args.json", "trainer_state.json", "entities.parquet")
 
 
 def publish_checkpoint(
@@ -82,7 +75,13 @@ def publish_checkpoint(
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; give the folder of a trained or converted checkpoint.")
-    write_model_card(folder, model_id=repo_id, **card)
+    kept = kept or f"the files are in {folder}"
+
+    def is_on_hub(name: str, kind: str) -> bool:
+        with explained_failures(repo_id, kept=kept, token=token):
+            return is_hub_id(name) and HfApi(token=token).repo_exists(name, repo_type=kind)
+
+    write_model_card(folder, model_id=repo_id, is_on_hub=is_on_hub, **card)
     patterns = [*PUBLISHED_FILES, *(ENTITY_FILES * with_entities), *(HEAD_FILES * with_entity_head)]
     with public_copy(folder) as public:
         url = upload_folder(
@@ -93,7 +92,7 @@ def publish_checkpoint(
             private=private,
             token=token,
             revision=revision,
-            kept=kept or f"the files are in {folder}",
+            kept=kept,
         )
     logger.info("published %s as %s", folder, url)
     return url
@@ -109,20 +108,25 @@ def upload_folder(
     token: str | None = None,
     revision: str | None = None,
     kept: str | None = None,
+    kind: str = "model",
 ) -> str:
     """Makes the repository if need be, uploads the matching files in one commit, and returns the commit's URL.
+
+    Args:
+        kind: `model` or `dataset`.
 
     Raises:
         ConnectionError: If the Hub is out of reach, or stops answering.
         PermissionError: If there is no token, or one without the right to write.
     """
     kept, api = kept or f"the files are in {folder}", HfApi(token=token)
-    repo_id = make_repository(repo_id, private=private, token=token, kept=kept)
+    repo_id = make_repository(repo_id, private=private, token=token, kept=kept, kind=kind)
     with explained_failures(repo_id, kept=kept, token=token):
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
         return api.upload_folder(
             repo_id=repo_id,
+            repo_type=kind,
             folder_path=folder,
             allow_patterns=patterns,
             ignore_patterns=["*/*"],  # Files of the same names in the checkpoints of a run.
@@ -133,19 +137,19 @@ def upload_folder(
 
 @contextmanager
 def public_copy(folder: Path) -> Iterator[Path]:
-    """A folder of links to the same files, in which the recipe names no secret and no local folder."""
+    """A folder of links to the same files, in which recipe or manifest name no secret and no local folder."""
     with tempfile.TemporaryDirectory() as name:
         for path in filter(Path.is_file, folder.iterdir()):
             (Path(name) / path.name).symlink_to(path.resolve())
-        if (recipe := folder / RECIPE_NAME).is_file():
-            public = Path(name) / RECIPE_NAME
-            public.unlink()
-            settings = public_setting(json.loads(recipe.read_text(encoding="utf-8")))
-            public.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        for path in filter(Path.is_file, (folder / settings for settings in SETTINGS_NAMES)):
+            (Path(name) / path.name).unlink()
+            write_json(Path(name) / path.name, public_setting(read_json(path)))
         yield Path(name)
 
 
-def make_repository(repo_id: str, *, private: bool | None, token: str | None, kept: str) -> str:
+def make_repository(
+    repo_id: str, *, private: bool | None = None, token: str | None = None, kept: str, kind: str = "model"
+) -> str:
     """Makes a repository if it is not there, checks that it may be written, and returns its full name.
 
     Args:
@@ -153,8 +157,8 @@ def make_repository(repo_id: str, *, private: bool | None, token: str | None, ke
     """
     with explained_failures(repo_id, kept=kept, token=token):
         api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        api.auth_check(repo_id, write=True)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind).repo_id
+        api.auth_check(repo_id, write=True, repo_type=kind)
     return repo_id
 
 
@@ -172,70 +176,13 @@ def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:
         return publish_checkpoint(folder, repo_id, kept="the model is still in memory", **kwargs)
 
 
-@contextmanager
-def explained_failures(repo_id: str, *, kept: str, token: str | None = None) -> Iterator[None]:
-    """Turns what the Hub's client raises into errors that say what to do.
-
-    Args:
-        kept: Where that which was to be published still is, such as "the files are in runs/mofi".
-    """
-    if not (token or get_token()):
-        raise PermissionError(
-            f"There is no Hugging Face token on this machine, so {repo_id} cannot be written. Run `hf auth login` or "
-            f"set HF_TOKEN to a token with write access. Nothing is lost: {kept}."
-        )
-    try:
-        yield
-    except (*UPLOAD_ERRORS, *STRANGE_ANSWERS) as error:
-        # The client wraps what stops a large file.
-        cause = error.__cause__ if type(error) is RuntimeError else error
-        if (explanation := explain(cause, repo_id, kept=kept)) is None:
-            raise
-        raise explanation from error
-
-
-def explain(error: BaseException | None, repo_id: str, *, kept: str) -> Exception | None:
-    """An error that says what to do about a failed upload; None for one that has other causes."""
-    if isinstance(error, (OfflineModeIsEnabled, ConnectionError, httpx.TransportError)):
-        return ConnectionError(
-            f"The Hub at {hub_constants.ENDPOINT} is out of reach ({error}). Check the network, HF_HUB_OFFLINE and "
-            f"HF_ENDPOINT, then publish again: large files that arrived whole are not sent twice. Nothing is lost: "
-            f"{kept}."
-        )
-    if isinstance(error, STRANGE_ANSWERS):
-        return ConnectionError(
-            f"{hub_constants.ENDPOINT} did not answer as the Hub does ({error}). Check HF_ENDPOINT and any proxy in "
-            f"between. Nothing is lost: {kept}."
-        )
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if status in (409, 412):
-        return ConnectionError(
-            f"Somebody else is writing {repo_id} at this moment (HTTP {status}). Publish again when they are done. "
-            f"Nothing is lost: {kept}."
-        )
-    if status == 413:
-        return ValueError(
-            f"The Hub takes no files as large as these for {repo_id} (HTTP 413). Save the model in smaller files, "
-            f"with save_pretrained(max_shard_size=...), and publish again. Nothing is lost: {kept}."
-        )
-    if status in (401, 403, 404):
-        return PermissionError(
-            f"The Hub refused to write {repo_id} (HTTP {status}). Check that the token may write, and that the part "
-            f"before the slash is your user name or an organization of yours. Nothing is lost: {kept}."
-        )
-    if status is not None and (status >= 500 or status in (408, 429)):
-        return ConnectionError(
-            f"The Hub at {hub_constants.ENDPOINT} stopped the upload (HTTP {status}). Publish again in a while: large "
-            f"files that arrived whole are not sent twice. Nothing is lost: {kept}."
-        )
-    return None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="checkpoint folder")
     parser.add_argument("--repo_id", help="name on the Hub, user/name; without it only the card is written")
     parser.add_argument("--license", help="license of the weights, in the Hub's words, such as apache-2.0")
+    parser.add_argument("--license_name", help="name of the license, for --license other")
+    parser.add_argument("--license_link", help="where its text stands: a URL, or LICENSE for a file of the folder")
     parser.add_argument("--dataset", help="Hub id or folder of the training data; by default the one of the recipe")
     parser.add_argument("--results", help="JSON file that evaluate_mofi.py wrote")
     parser.add_argument("--result_name", help="which of the models in --results this is")
@@ -245,7 +192,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder, repo_id = args.pop("folder"), args.pop("repo_id")
     if repo_id is None:
-        card = {key: args[key] for key in ("license", "dataset", "results", "result_name")}
+        card = {key: value for key, value in args.items() if key not in ("with_entity_head", "private")}
         print(write_model_card(folder, **card))
     else:
         print(publish_checkpoint(folder, repo_id, **args))

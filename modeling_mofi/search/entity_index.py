@@ -12,13 +12,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from safetensors.torch import save_file
 
 from ..data.entity_table import COLUMNS, EntityTable, ids_sha256
+from ..hub.downloads import download
 from ..hub.model_card import is_hub_id
 from ..hub.publishing import upload_folder
+from ..hub.templates import fill_card
 from ..sharded_rows import load_rows, num_saved_rows
+from ..whole_files import write_text
 from .calibration import Calibration, fit_calibration
 from .encoder import MofiEncoder, Queries
 from .entity_index_files import (
@@ -27,7 +31,6 @@ from .entity_index_files import (
     SETTINGS_NAME,
     VECTORS_NAME,
     Entities,
-    download,
     read_vectors,
 )
 from .vector_search import VectorSearch, check_lists
@@ -254,8 +257,10 @@ class EntityIndex:
             )
         with tempfile.TemporaryDirectory() as folder:
             self._write(Path(folder), checkpoint=checkpoint)
-            card = CARD.format(repo_id=repo_id, checkpoint=checkpoint, count=len(self))
-            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            tags = ["mofi", "entity-recognition"]
+            metadata = ModelCardData(library_name="transformers", tags=tags, base_model=checkpoint)
+            card = fill_card(CARD, ModelCard, metadata, repo_id=repo_id, checkpoint=checkpoint, count=len(self))
+            write_text(Path(folder) / "README.md", card)
             return upload_folder(
                 folder,
                 repo_id,

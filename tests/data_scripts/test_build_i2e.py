@@ -322,8 +322,8 @@ def test_the_report_measures_against_gold(recipe, tmp_path):
     pairs = write_pairs(tmp_path / "gold.parquet", rows)
     main(recipe(pairs=pairs, gold_column="gold", gold_text_column="gold"))
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
-    assert "named by the text that were found (recall)<td class=num>66.7%<td class=num>36" in page
-    assert "entities that are the image&#x27;s own (precision)<td class=num>80.0%<td class=num>30" in page
+    assert 'named by the text that were found (recall)<td class="num">66.7%<td class="num">36' in page
+    assert 'entities that are the image&#39;s own (precision)<td class="num">80.0%<td class="num">30' in page
 
 
 def test_settings_are_kept_beside_the_stages(recipe, tmp_path):
@@ -357,14 +357,14 @@ def test_the_report_says_what_speaks_against_the_data(recipe, tmp_path):
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
     assert "checks say: look closer" in page
     assert f"<tr><td>truncated image<td>{tmp_path / 'half.parquet'}<td>0<td>image-000<td>" in page
-    assert "<li class=bad>60.0% of the images could not be used." in page
-    assert "<li class=good>17% of the texts name no entity" in page
+    assert '<li class="bad">60.0% of the images could not be used.' in page
+    assert '<li class="good">17% of the texts name no entity' in page
 
 
 def test_a_filter_model_that_has_learned_nothing_is_found_out(recipe, tmp_path):
     main(recipe())
     page = (tmp_path / "i2e" / "report.html").read_text(encoding="utf-8")
-    assert "<li class=bad>Given an image&#x27;s own entity and another image&#x27;s, the filter model" in page
+    assert '<li class="bad">Given an image&#39;s own entity and another image&#39;s, the filter model' in page
     folder = tmp_path / "i2e" / "stages" / "score_entities"
     scored = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     wins = [row["candidates"][0]["similarity"] > row["control"] for row in scored if row["control"] is not None]

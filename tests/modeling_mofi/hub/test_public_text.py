@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from modeling_mofi.hub.model_card import short
 from modeling_mofi.hub.public_text import plain_text, public_setting
 from modeling_mofi.hub.publishing import public_copy
+from modeling_mofi.hub.templates import code_span
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_settings_lose_secrets_and_local_folders(value, public):
 
 def test_markup_of_others_stays_text():
     assert plain_text("CC-BY\n# [me](http://x) <b>|") == r"CC-BY \# \[me\](http://x) \<b\>\|"
-    assert short("a`b\n|c") == r"`a'b \|c`"
+    assert code_span("a`b\n|c") == r"`a'b \|c`"
 
 
 def test_the_published_recipe_names_no_secret_and_the_one_here_stays(tmp_path):

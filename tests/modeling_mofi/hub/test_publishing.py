@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +12,11 @@ import yaml
 from embed_elsewhere import embed_elsewhere
 from hub_server import READER_TOKEN, connected_hub
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import make_tiny_config, make_tiny_processor, write_entities
 
 from modeling_mofi import MofiForPreTraining, MofiModel
-from modeling_mofi.hub import publishing
 from modeling_mofi.hub.model_card import write_model_card
 from modeling_mofi.hub.publishing import publish_checkpoint
 
@@ -84,13 +81,13 @@ def test_card_is_filled_from_the_checkpoint(trained):
         "16 num",
     ):
         assert fact in body, fact
-    assert "(training_curve.png)" in body and "$" not in body
+    assert "(training_curve.png)" in body and "{%" not in body
 
 
 def test_curve_shows_every_loss(trained):
     folder, _ = trained
     write_model_card(folder)
-    colors = {color for _, color in Image.open(folder / "training_curve.png").getcolors(10_000)}
+    colors = {color for _, color in Image.open(folder / "training_curve.png").convert("RGB").getcolors(10_000)}
     assert {(31, 41, 55), (217, 119, 6)} <= colors  # loss and entity_loss.
 
 
@@ -164,7 +161,7 @@ def test_missing_token_is_explained(trained, hub, monkeypatch):
 
 
 def test_missing_right_is_explained(trained, hub):
-    with pytest.raises(PermissionError, match=r"refused to write me/mofi \(HTTP 40[134]\).*the files are in"):
+    with pytest.raises(PermissionError, match=r"refused to write me/mofi.*HTTP 403.*the files are in"):
         publish_checkpoint(trained[0], "me/mofi", token=READER_TOKEN)
     assert not hub.files and (trained[0] / "model.safetensors").is_file()
 
@@ -224,30 +221,3 @@ def test_two_uploads_at_once_leave_a_whole_repository(trained, hub, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         urls = list(pool.map(lambda folder: publish_checkpoint(folder, "me/twice"), folders))
     assert len(urls) == len(hub.commits) == 2 and "model.safetensors" in hub.files["me/twice"]
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "words"),
-    [
-        (409, ConnectionError, "Somebody else is writing me/mofi"),
-        (413, ValueError, r"save_pretrained\(max_shard_size=...\)"),
-        (403, PermissionError, "may write"),
-        (429, ConnectionError, "Publish again in a while"),
-        (503, ConnectionError, "Publish again in a while"),
-    ],
-)
-def test_every_refusal_of_the_hub_says_what_to_do(status, kind, words):
-    request = publishing.httpx.Request("POST", "https://hub/api")
-    error = HfHubHTTPError("no", response=publishing.httpx.Response(status, request=request))
-    explained = publishing.explain(error, "me/mofi", kept="the files are in x")
-    assert type(explained) is kind and re.search(words, str(explained)) and "\n" not in str(explained)
-
-
-@pytest.mark.parametrize("error", [json.JSONDecodeError("Expecting value", "<html>", 0), KeyError("url")])
-def test_an_answer_that_is_not_the_hubs_is_called_that(error):
-    with (
-        pytest.raises(ConnectionError, match="did not answer as the Hub does"),
-        publishing.explained_failures("me/mofi", kept="the files are in x", token="hf_x"),
-    ):
-        raise error
-    assert "did not answer as the Hub does" in str(publishing.explain(error, "me/mofi", kept="the files are in x"))
