@@ -29,6 +29,7 @@ class Command:
 
 COMMANDS = {
     "build-knowledge-base": Command("data_scripts.build_knowledge_base", "data", "entities and aliases from Wikidata"),
+    "knowledge-base": Command("data_scripts.knowledge_base.look_up", "data", "what a knowledge base knows of a name"),
     "build": Command("data_scripts.build_i2e", "data", "an entity-labeled dataset (I2E) from images and alt-texts"),
     "train": Command("modeling_mofi.training.run", "train", "image and text towers, on I2E or on plain pairs"),
     "evaluate": Command("evaluate_mofi", "evaluate", "retrieval, recognition and naming, any encoders side by side"),

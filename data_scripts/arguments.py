@@ -49,7 +49,9 @@ class SourceArguments:
 class LinkArguments:
     """From alt-text to candidates; the text phase."""
 
-    knowledge_base: str = field(metadata={"help": "Folder of `build_knowledge_base`, or a JSONL file to build from."})
+    knowledge_base: str = field(
+        metadata={"help": "Folder of `build_knowledge_base`, its id on the Hub, or a JSONL file."}
+    )
     language: str = field(default="en", metadata={"help": "Language of function words."})
     spacy_model: str | None = field(default=None, metadata={"help": "spaCy pipeline with `ner`; none: aliases alone."})
     boilerplate: list[str] = field(

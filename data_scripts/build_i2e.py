@@ -16,6 +16,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from data_scripts.engine.jobs import Group, Job, Part, Steps, one_by_one, single
 from data_scripts.engine.row_counts import Totals, check_readable, log_stages, sum_manifests
 from data_scripts.finish_build import finish_build
 from data_scripts.images.embed_entities import embed_entities
+from data_scripts.knowledge_base.hub import find_knowledge_base
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 from data_scripts.phases import Build, check_models, link_job, score_groups, score_job
@@ -44,6 +46,7 @@ from data_scripts.sources.keep_columns import keep_column_types
 from data_scripts.sources.limit import limit_shards
 from data_scripts.sources.pairs import read_pairs
 from data_scripts.sources.plan import plan_shards
+from modeling_mofi.hub.public_text import public_setting
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
 from modeling_mofi.whole_files import try_read_json, write_json
@@ -120,6 +123,9 @@ def plan_build(args: BuildArguments) -> Build:
                 )
             )
         )
+    folder, name = find_knowledge_base(folder)
+    # With its commit: the recipe in the card builds from the same one again.
+    args = replace(args, link=replace(args.link, knowledge_base=args.link.knowledge_base if folder == name else name))
     logger.info(
         "plan: %s in %d shards, %s entities", source.pairs, len(shards), f"{len(open_knowledge_base(folder)):,}"
     )
@@ -138,23 +144,23 @@ def check_directory(build: Build) -> None:
         for stage in STAGES[STAGES.index(restart) :]:
             for folder in FOLDERS[stage]:
                 shutil.rmtree(build.stages_dir / folder, ignore_errors=True)
-    found = try_read_json(path)
+    found, settings = try_read_json(path), public_setting(build.settings, with_paths=True)
     phases = ("link_entities", "score_entities")
     redone = phases[phases.index(restart) :] if restart in phases else ()
     for phase in phases if found is not None else ():
         changed = sorted(
             name
-            for name in found[phase].keys() | build.settings[phase].keys()
-            if found[phase].get(name) != build.settings[phase].get(name)
+            for name in found[phase].keys() | settings[phase].keys()
+            if found[phase].get(name) != settings[phase].get(name)
         )
         if changed and phase not in redone and is_begun(build, phase):
             raise ValueError(
                 f"{build.output_dir} was built with other settings: {', '.join(changed)} changed. Choose another "
                 f"--output_dir, or redo what depends on them with --restart_from {phase}."
             )
-    if found is not None and found["label_entities"] != build.settings["label_entities"]:
+    if found is not None and found["label_entities"] != settings["label_entities"]:
         logger.info("threshold, counts or split changed: labelling again from the stored similarities")
-    write_json(path, build.settings)
+    write_json(path, settings | public_setting({"knowledge_base": build.args.link.knowledge_base}, with_paths=True))
 
 
 def is_begun(build: Build, phase: str) -> bool:

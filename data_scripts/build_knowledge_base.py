@@ -2,7 +2,7 @@
 
     python -m data_scripts.build_knowledge_base --source sample_data/entities.jsonl.gz --output_dir runs/sample/kb
     python -m data_scripts.build_knowledge_base --source latest-all.json.gz --output_dir runs/wikidata
-    python -m data_scripts.build_knowledge_base --source hub --output_dir runs/wikidata
+    python -m data_scripts.build_knowledge_base --source hub --output_dir runs/wikidata --push_to_hub me/wikidata-en-kb
 
 Made once and opened by every build. What was parsed or fetched is not parsed or fetched again after an interruption.
 """
@@ -21,6 +21,7 @@ from data_scripts.engine.files import fingerprint_file, hash_file, hash_settings
 from data_scripts.engine.folder_lock import hold_folder
 from data_scripts.knowledge_base.database import open_database, remove_database
 from data_scripts.knowledge_base.facts import add_part_facts, add_table_facts, put_own_over_others
+from data_scripts.knowledge_base.hub import has_size, publish_knowledge_base
 from data_scripts.knowledge_base.languages import fallback_languages
 from data_scripts.knowledge_base.links import write_links
 from data_scripts.knowledge_base.read_parts import copy_knowledge_base, read_source
@@ -37,6 +38,7 @@ from data_scripts.knowledge_base.tables import (
 from data_scripts.knowledge_base.write_arrays import write_arrays
 from data_scripts.knowledge_base.write_entities import join_lists, write_entities
 from modeling_mofi.bundled import find_config
+from modeling_mofi.hub.publishing import make_repository
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
 from modeling_mofi.whole_files import TEMPORARY, remove_temporary_files, try_read_json, write_json
@@ -55,6 +57,7 @@ JOINED = "joined.json"
 JOINS = ("entities.arrow", "entity_ids.npy", "id_order.npy", "popularity.npy", "link_offsets.npy", "link_targets.npy")
 JOINS += ("link_weights.npy", "link_norms.npy")
 NOT_CONTENT = ("output_dir", "num_processes", "memory_gigabytes", "max_bad_lines", "download_dir")
+NOT_CONTENT += ("push_to_hub", "private")
 
 
 @dataclass
@@ -121,6 +124,8 @@ class KnowledgeBaseArguments:
     memory_gigabytes: float = field(
         default=4.0, metadata={"help": "Memory of the joins, which spill to disk beyond it."}
     )
+    push_to_hub: str | None = field(default=None, metadata={"help": "Dataset on the Hub to publish to."})
+    private: bool = field(default=True, metadata={"help": "Whether that dataset is private."})
 
     def __post_init__(self) -> None:
         if self.exclusions is not None:
@@ -149,7 +154,12 @@ def main() -> None:
     """The command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     (args,) = parse_recipe(KnowledgeBaseArguments, description=__doc__)
-    print(f"knowledge base: {build_knowledge_base(args)}")
+    if args.push_to_hub is not None:
+        make_repository(args.push_to_hub, private=args.private, kept="nothing has been built yet", kind="dataset")
+    folder = build_knowledge_base(args)
+    print(f"knowledge base: {folder}")
+    if args.push_to_hub is not None:
+        print(publish_knowledge_base(folder, args.push_to_hub, private=args.private))
 
 
 def build_knowledge_base(args: KnowledgeBaseArguments) -> Path:
@@ -339,11 +349,6 @@ def clear_leftovers(folder: Path, *, keep: Path | None = None) -> None:
         path.unlink(missing_ok=True)
 
 
-def has_size(path: Path, size: int) -> bool:
-    """Whether a file is there with all its bytes."""
-    return path.is_file() and path.stat().st_size == size
-
-
 def write_manifest(
     folder: Path, args: KnowledgeBaseArguments, *, content: dict[str, Any], source_hash: str, counts: dict[str, int]
 ) -> None:
@@ -352,6 +357,7 @@ def write_manifest(
     manifest = {
         "format_version": FORMAT_VERSION,
         "source": args.source,
+        "kind": args.kind,
         "source_hash": source_hash,
         "revisions": content["revisions"],
         "settings": {key: value for key, value in dataclasses.asdict(args).items() if key not in NOT_CONTENT},

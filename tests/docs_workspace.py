@@ -92,7 +92,7 @@ def write_dump(path: Path) -> None:
     items = [
         {"type": "item", "id": f"Q{row + 1}", "labels": english(name), "descriptions": english("a color")}
         | {"aliases": {}, "claims": {}, "sitelinks": {"enwiki": {"site": "enwiki", "title": name}}}
-        for row, name in enumerate(NAMES)
+        for row, name in [*enumerate(NAMES), (242, "Eiffel Tower")]
     ]
     path.write_bytes(gzip.compress(("[\n" + ",\n".join(map(json.dumps, items)) + "\n]\n").encode()))
 
