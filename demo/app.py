@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 from entity_naming import calibrate, load_index
-from html_parts import CSS, INTRODUCTION, answer_html, message_html, row_html
+from html_parts import CSS, INTRODUCTION, answer_html, knowledge_base_link, message_html, row_html
 from i2e_browser import I2EBrowser
 from PIL import Image
 
@@ -239,7 +239,8 @@ def browse_tab(demo: Demo) -> None:
     gr.HTML(
         f"<p>{len(demo.browser):,} images. <mark>Mentions</mark> are marked in the alt-text. Entities in "
         "<span class='tag kept'>green</span> were kept, those in <span class='tag dropped'>red</span> dropped, for "
-        "the reason given; the number is the cosine of image and entity.</p>",
+        "the reason given; the number is the cosine of image and entity."
+        f"{knowledge_base_link(demo.browser.knowledge_base)}</p>",
         elem_classes="legend",
     )
     with gr.Row(equal_height=True):

@@ -107,9 +107,21 @@ def entity_tag(entity: ShownEntity) -> str:
     similarity = "" if entity.similarity is None else f" {entity.similarity:.2f}"
     reason = f" · {html.escape(entity.reason)}" if entity.reason else ""
     name = entity_link(entity.entity_id, entity.name)
+    likely = "" if entity.probability is None else f"{entity.probability:.0%} likely in this text"
+    likely += "" if entity.prior is None else f", {entity.prior:.0%} wherever the name stands"
     return (
-        f'<span class="tag {"dropped" if entity.reason else "kept"}">{name}<small>{similarity}{reason}</small></span>'
+        f'<span class="tag {"dropped" if entity.reason else "kept"}" title="{likely}">'
+        f"{name}<small>{similarity}{reason}</small></span>"
     )
+
+
+def knowledge_base_link(name: str) -> str:
+    """The knowledge base that a build linked to, as a link where it is `user/name@commit` on the Hub."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name):
+        return ""
+    repo_id, _, commit = name.partition("@")
+    url = f"https://huggingface.co/datasets/{repo_id}/tree/{commit}"
+    return f' They are those of <a href="{url}" target="_blank" rel="noopener">{repo_id}</a>.'
 
 
 def row_html(row: ShownRow) -> str:

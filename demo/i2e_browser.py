@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from modeling_mofi.data.entity_table import EntityTable
+from modeling_mofi.whole_files import try_read_json
 
 
 logger = logging.getLogger(__name__)
@@ -16,12 +17,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ShownEntity:
-    """An entity of an image; `reason` is empty where it was kept."""
+    """An entity of an image; `reason` is empty where it was kept.
+
+    Attributes:
+        prior: How likely the name means it, wherever it stands.
+        probability: How likely it does in this text.
+    """
 
     entity_id: str
     name: str
     similarity: float | None
     reason: str = ""
+    prior: float | None = None
+    probability: float | None = None
 
 
 @dataclass
@@ -54,6 +62,8 @@ class I2EBrowser:
         entities = EntityTable(table).to_lists()
         self.names = dict(zip(entities["entity_id"], entities["name"], strict=True))
         self.files = [pq.ParquetFile(path) for path in self.scored or self.published]
+        settings = try_read_json(self.folder / "stages" / "settings.json") or {}
+        self.knowledge_base: str = settings.get("knowledge_base", "")
         # A Parquet file has one position: two users who read it at once would read each other's bytes.
         self.lock = threading.Lock()
 
@@ -99,7 +109,8 @@ class I2EBrowser:
             entity_id = candidate["entity_id"]
             reason = "" if entity_id in labeled else "too few images" if entity_id in filtered else "not in the image"
             name = self.names.get(entity_id, entity_id)
-            entities.setdefault(entity_id, ShownEntity(entity_id, name, candidate["similarity"], reason))
+            likely = {key: candidate.get(key) for key in ("prior", "probability")}
+            entities.setdefault(entity_id, ShownEntity(entity_id, name, candidate["similarity"], reason, **likely))
         mentions = [(mention["start"], mention["end"]) for mention in row["mentions"]]
         ordered = sorted(entities.values(), key=lambda entity: bool(entity.reason))
         return ShownRow(row["image"]["bytes"], row["alt_text"], mentions, ordered)

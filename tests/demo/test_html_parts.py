@@ -1,6 +1,6 @@
 """What the demo shows is escaped, linked and marked."""
 
-from html_parts import answer_html, entity_link, marked_text, row_html
+from html_parts import answer_html, entity_link, knowledge_base_link, marked_text, row_html
 from i2e_browser import ShownEntity, ShownRow
 
 from modeling_mofi.search.entity_index import EntityAnswer, FoundEntity
@@ -42,3 +42,17 @@ def test_dropped_entities_have_their_reason():
     assert "Tower</a><small> 0.31<" in shown
     assert "Paris</a><small> 0.12 · not in the image<" in shown
     assert "No entity was found" in row_html(ShownRow(b"", "a picture"))
+
+
+def test_how_likely_an_entity_is_is_shown_where_it_is_known():
+    entities = [ShownEntity("Q1", "Tower", 0.31, prior=0.5, probability=0.9), ShownEntity("Q2", "Paris", 0.12)]
+    shown = row_html(ShownRow(b"", "Tower in Paris", [(0, 5)], entities))
+    assert shown.count('title="90% likely in this text, 50% wherever the name stands"') == shown.count("likely") == 1
+
+
+def test_a_knowledge_base_of_the_hub_is_linked_and_a_folder_is_not():
+    link = knowledge_base_link("me/kb@" + "a" * 40)
+    assert f'href="https://huggingface.co/datasets/me/kb/tree/{"a" * 40}"' in link and ">me/kb</a>" in link
+    assert (
+        not knowledge_base_link("/home/ann/kb") + knowledge_base_link("me/<b>@" + "a" * 40) + knowledge_base_link("")
+    )

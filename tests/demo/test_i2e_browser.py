@@ -18,8 +18,8 @@ def write_stages(folder):
             "alt_text": f"Red flag {row}",
             "mentions": [{"text": "Red", "start": 0, "end": 3}],
             "candidates": [
-                {"mention": 0, "entity_id": "Q0", "similarity": 0.1},
-                {"mention": 0, "entity_id": "Q1", "similarity": 0.3},
+                {"mention": 0, "entity_id": "Q0", "similarity": 0.1, "prior": 0.75, "probability": 0.25},
+                {"mention": 0, "entity_id": "Q1", "similarity": 0.3, "prior": 0.25, "probability": 0.5},
             ],
         }
         for row in range(2)
@@ -49,6 +49,15 @@ def test_dropped_entities_are_shown_with_reasons(tmp_path):
         ("Red", "not in the image"),
     ]
     assert [entity.reason for entity in browser[1].entities] == ["too few images", "not in the image"]
+    assert [(entity.prior, entity.probability) for entity in browser[0].entities] == [(0.25, 0.5), (0.75, 0.25)]
+
+
+def test_the_knowledge_base_is_that_of_the_builds_settings(tmp_path):
+    folder = write_i2e(tmp_path / "i2e")
+    assert I2EBrowser(folder).knowledge_base == ""
+    (folder / "stages").mkdir()
+    (folder / "stages" / "settings.json").write_text('{"knowledge_base": "me/kb@1"}')
+    assert I2EBrowser(folder).knowledge_base == "me/kb@1"
 
 
 def test_texts_are_found_whatever_their_case(tmp_path):

@@ -32,11 +32,29 @@ from modeling_mofi.hub.templates import code_span
         ("owner/data", "owner/data"),
         ("runs/sample/i2e", "runs/sample/i2e"),
         ({"a": ["/x/y", 3, None]}, {"a": ["y", 3, None]}),
+        ("cannot read /home/ann/x.png: no such file", "cannot read x.png: no such file"),
+        ("cannot read '/home/ann smith/my x.png'", "cannot read 'my x.png'"),
+        ("see (~/x/y) or [C:/Users/ann/z], a=/opt/q", "see (y) or [z], a=q"),
+        ("pipe:cat /data/ann/{00..99}.tar", "pipe:cat {00..99}.tar"),
+        ("https://h/home/ann/x, file://localhost/home/ann/y", "https://h/home/ann/x, y"),
+        ("//server/share/x and //server/share/y", "y"),
+        ("a first line\n/home/ann/x", "a first line\nx"),
+        ("3 km/h and/or 1 / 2, a photo of {name}", "3 km/h and/or 1 / 2, a photo of {name}"),
+        (
+            {"hub_token": "any", "tokenizer_name": "b", "password": None},
+            {"hub_token": "...", "tokenizer_name": "b", "password": None},
+        ),
+        ("AKIAABCDEFGHIJKLMNOP and sk-" + "a" * 30, "... and ..."),
         (True, True),
     ],
 )
 def test_settings_lose_secrets_and_local_folders(value, public):
     assert public_setting(value) == public
+
+
+def test_what_is_for_its_owner_keeps_its_paths_and_no_secret():
+    text = "/home/ann/x, https://u:p@h/x?token=1, hf_" + "a" * 34
+    assert public_setting(text, with_paths=True) == "/home/ann/x, https://h/x ..."
 
 
 def test_markup_of_others_stays_text():
