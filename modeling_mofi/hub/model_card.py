@@ -130,7 +130,7 @@ def describe(config: MofiConfig, folder: Path) -> dict[str, Any]:
     vision, text = config.vision_config, config.text_config
     return {
         "image_tower": describe_tower(vision),
-        "text_tower": describe_tower(text),
+        "text_tower": describe_tower(text) if config.has_text_tower else None,
         "projection_dim": config.projection_dim,
         "max_tokens": text.max_position_embeddings,
         "image_size": vision.image_size,

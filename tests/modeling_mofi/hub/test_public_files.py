@@ -95,6 +95,16 @@ def test_a_card_says_trained_here_only_of_what_was(tmp_path):
     assert sentence not in card and "It comes from elsewhere." in card and "license_name: x" in card
 
 
+def test_a_card_of_a_model_without_texts_speaks_of_images_alone(tmp_path):
+    config = make_tiny_config()
+    for has_text_tower in (True, False):
+        config.has_text_tower = has_text_tower
+        config.save_pretrained(tmp_path)
+        card = write_model_card(tmp_path).read_text(encoding="utf-8")
+        for words in ("beside a clip text model", "text_embeds", "Texts are cut off", "images, and texts,"):
+            assert (words in card) == has_text_tower, words
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_card_without_matplotlib_has_no_curve(tmp_path, monkeypatch, missing, caplog):
     make_tiny_config().save_pretrained(tmp_path)
