@@ -48,7 +48,7 @@ EXTRAS = {
     ],
     "demo": ["gradio>=6.0.1,<7", "pyarrow>=21,<27"],
     "index": ["faiss-cpu>=1.9,<2", "pyarrow>=21,<27"],
-    "lora": ["peft>=0.19,<1"],
+    "lora": ["peft>=0.21,<1"],
     "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<0.8"],
     "quantization": ["optimum-quanto>=0.2.7,<0.3"],
     "ray": ["ray[data]>=2.50,<3"],
