@@ -4,7 +4,6 @@ What is left out is what transformers' own tests of CLIP leave out, for the same
 """
 
 import unittest
-from types import SimpleNamespace
 
 import torch
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
@@ -28,10 +27,10 @@ class Inputs:
 
     is_training = False
     batch_size, seq_length = 3, 7
+    num_hidden_layers = TOWER["num_hidden_layers"]  # Of both towers.
 
     def __init__(self, *, has_images: bool, has_texts: bool):
         self.has_images, self.has_texts = has_images, has_texts
-        self.vision_model_tester = self.text_model_tester = SimpleNamespace(**TOWER)
 
     def get_config(self) -> MofiConfig:
         vision = {**TOWER, "image_size": 30, "patch_size": 10, "num_channels": 3}
@@ -75,6 +74,10 @@ class MofiVisionTest(MofiTest, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = Inputs(has_images=True, has_texts=False)
+
+    @unittest.skip("As for CLIP: patches are embedded by a convolution.")
+    def test_model_get_set_embeddings(self):
+        pass
 
 
 class MofiTextTest(MofiTest, unittest.TestCase):
