@@ -2,10 +2,10 @@
 
     python -m benchmarks.finetuning --seeds 0 1 2
 
-The tower is CLIP on the raw pairs, with the architecture and augmentation of all others. MOFI from scratch sees as
-many images as fine-tuning, and in a further run as many as the tower and fine-tuning together. The I2E dataset is
-filtered by the first seed's tower. To benchmarks/results/ it writes finetuning.json and finetuning.md. Interrupted, it
-goes on where it was.
+The tower is one CLIP on the raw pairs, with the architecture and augmentation of all others; it has also filtered the
+I2E dataset. MOFI from scratch sees as many images as fine-tuning, and in a further run as many as the tower and
+fine-tuning together. To benchmarks/results/ it writes finetuning.json and finetuning.md. Interrupted, it goes on where
+it was.
 """
 
 from dataclasses import dataclass, field
@@ -34,8 +34,9 @@ CLIP, FINETUNED, SCRATCH, LONG = "clip", "finetuned", "scratch", "scratch-long"
 class FinetuningArguments:
     """How long to train, and where to write it."""
 
-    runs: list[str] = field(default_factory=lambda: [CLIP, FINETUNED, SCRATCH, LONG])
+    runs: list[str] = field(default_factory=lambda: [FINETUNED, SCRATCH, LONG])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    tower_seed: int = 0
     tower_steps: int = field(default=800, metadata={"help": "Steps of the tower that is fine-tuned."})
     max_steps: int = field(default=400, metadata={"help": "Steps of fine-tuning, and of MOFI from scratch."})
     learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; null for the recipe's."})
@@ -45,33 +46,32 @@ class FinetuningArguments:
 
 def main() -> None:
     (args,) = parse_recipe(FinetuningArguments, description="Compares fine-tuning with training from scratch.")
-    names = {run: [f"{run}-seed{seed}" for seed in args.seeds] for run in args.runs}
-    seconds = {f"{run}-seed{seed}": train_one(args, run, seed) for seed in args.seeds for run in args.runs}
     folder = Path(args.output_dir)
-    scores = evaluate({name: folder / name for run in args.runs for name in names[run]}, folder)
+    tower = folder / f"{CLIP}-seed{args.tower_seed}"
+    train(tower, CLIP_RECIPE, max_steps=args.tower_steps, seed=args.tower_seed)
+    build(folder / "i2e", f"--filter_model={tower}")
+    names = {run: [f"{run}-seed{seed}" for seed in args.seeds] for run in args.runs}
+    for seed in args.seeds:
+        for run in names:
+            train_one(args, run, seed, tower=tower)
+    names = {CLIP: [tower.name], **names}
+    scores = evaluate({name: folder / name for of_run in names.values() for name in of_run}, folder)
     path = ROOT / args.result
-    num_images = {run: images_seen(args, run) for run in args.runs}
-    write_record(path.with_suffix(".json"), {"train_seconds": seconds, "images_seen": num_images, "scores": scores})
+    num_images = {run: images_seen(args, run) for run in names}
+    write_record(path.with_suffix(".json"), {"images_seen": num_images, "scores": scores})
     table = markdown_table(names, num_images, scores)
     path.with_suffix(".md").write_text(f"{table}\n\n{provenance(path.with_suffix('.json'))}\n", encoding="utf-8")
     print(table)
 
 
-def train_one(args: FinetuningArguments, run: str, seed: int) -> float:
-    """Trains one run with one seed, or goes on with it; returns the seconds of this call."""
-    folder = Path(args.output_dir)
-    tower, dataset = folder / f"{CLIP}-seed{seed}", f"--dataset={folder / 'i2e'}"
-    if run == CLIP:
-        seconds = train(tower, CLIP_RECIPE, max_steps=args.tower_steps, seed=seed)
-        if seed == args.seeds[0]:
-            build(folder / "i2e", f"--filter_model={tower}")
-        return seconds
-    settings = [dataset]
+def train_one(args: FinetuningArguments, run: str, seed: int, *, tower: Path) -> None:
+    """Trains one run with one seed, or goes on with it."""
+    settings = [f"--dataset={Path(args.output_dir) / 'i2e'}"]
     if run == FINETUNED:
-        settings = [FINETUNE_RECIPE, dataset, f"--init_from={tower}"]
+        settings = [FINETUNE_RECIPE, *settings, f"--init_from={tower}"]
         settings += [] if args.learning_rate is None else [f"--learning_rate={args.learning_rate}"]
     max_steps = args.tower_steps + args.max_steps if run == LONG else args.max_steps
-    return train(folder / f"{run}-seed{seed}", *settings, max_steps=max_steps, seed=seed)
+    train(Path(args.output_dir) / f"{run}-seed{seed}", *settings, max_steps=max_steps, seed=seed)
 
 
 def images_seen(args: FinetuningArguments, run: str) -> int:
