@@ -52,11 +52,17 @@ class RetrievalEvaluation:
         self.places = [place for place, labels in enumerate(self.labels) if labels]
 
     def __call__(self, model: MofiForPreTraining) -> dict[str, float]:
-        """Returns the metrics, on every process."""
+        """Returns the metrics, on every process.
+
+        Raises:
+            ValueError: If no image can be read.
+        """
         has_texts = model.mofi.text_model is not None
         images = self._embed_rows(model, with_texts=has_texts and "alt_text" in self.rows.column_names)
         is_readable = images.pop("is_readable").bool()
         kept = [place for place, readable in zip(self.places, is_readable.tolist(), strict=True) if readable]
+        if not kept:
+            raise ValueError("No labelled image of eval_dataset can be read; check its image column.")
         names = self._embed_entities(model, kept) if has_texts and self.entities is not None else None
         if process_place()[0]:
             return from_main({}, device=model.device)
