@@ -133,15 +133,18 @@ def test_a_damaged_gzip_is_read_up_to_the_damage_which_is_counted(damage, name, 
     assert re.fullmatch(r"damaged tar: byte [\d,]+: the compressed file is damaged or cut short \(.+\)", errors[0])
 
 
-def test_headers_that_are_flipped_in_a_gzip_are_counted_beside_its_checksum(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "place", "texts"), [("3.jpg", "7,680", WHOLE), ("5.txt", "14,336", [*WHOLE[:5], ""])]
+)
+def test_headers_that_are_flipped_in_a_gzip_are_counted_beside_its_checksum(name, place, texts, tmp_path):
     content = bytearray(gzip.compress(write_tar(tmp_path / "whole", members()).read_bytes(), compresslevel=0))
-    start = content.index(b"3.jpg")
+    start = content.index(name.encode())
     content[start : start + 5] = b"\xff" * 5
     (tmp_path / "a.tar.gz").write_bytes(content)
-    texts, errors = read(tmp_path / "a.tar.gz")
-    assert texts == WHOLE
+    found, errors = read(tmp_path / "a.tar.gz")
+    assert found == texts
     assert [error.partition(" (")[0] for error in errors] == [
-        "damaged tar: byte 7,680: no header where one belongs",
+        f"damaged tar: byte {place}: no header where one belongs",
         "damaged tar: byte 20,480: the compressed file is damaged or cut short",
     ]
 
