@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..recipe_parser import check_choices, json_mapping
 
@@ -161,7 +161,9 @@ class MofiTrainingArguments(TrainingArguments):
             raise ValueError(f"patch_dropout_schedule is {self.patch_dropout_schedule}; shares must be in [0, 1).")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collator reads columns the model does not.")
-        if missing := sorted(set(self.report_to) - set(get_available_reporting_integrations())):
+        # Names that transformers does not know it refuses itself, with those that it knows.
+        known = set(self.report_to) & set(INTEGRATION_TO_CALLBACK)
+        if missing := sorted(known - set(get_available_reporting_integrations())):
             raise ValueError(
                 f"report_to names {', '.join(missing)}, which is not installed: pip install {' '.join(missing)}, or "
                 "report to others, or to none."
