@@ -69,16 +69,23 @@ class _MarginSoftmax(torch.autograd.Function):
         losses = embeds.new_zeros(len(embeds))
         for start in range(0, len(embeds), chunk_size):
             chunk = slice(start, start + chunk_size)
-            images = (embeds[chunk] * scale).to(factors.dtype)
-            logits = multiply(images, factors.t())  # [chunk, S]
+            images = embeds[chunk] * scale
+            rounded = images.to(factors.dtype)
+            logits = multiply(rounded, factors.t())  # [chunk, S]
+            targets = _Targets(target_columns[chunk], rows) if precision == "bf16" and len(rows) else None
+            if targets is not None:
+                targets.put_logits_(logits, images)
             losses[chunk] = _losses_to_gradient_(logits, target_columns[chunk], weights[chunk], scale * margin)
+            of_targets = None if targets is None else targets.take_gradients_(logits)
             gradients = logits.to(factors.dtype)
             if for_embeds:
                 embeds_gradient[chunk] = multiply(gradients, factors)
             if for_rows and precision == "bf16":
-                rows_gradient += multiply(gradients.t(), images)
+                rows_gradient += multiply(gradients.t(), rounded)
             elif for_rows:
                 rows_gradient.addmm_(gradients.t(), images)
+            if of_targets is not None:
+                targets.add_products_(of_targets, images, embeds_gradient, rows_gradient, chunk)
         if for_embeds:
             embeds_gradient *= scale
         if for_rows:
@@ -93,6 +100,44 @@ class _MarginSoftmax(torch.autograd.Function):
         # In place, as it is as large as the rows. PyTorch then rejects a second backward, as they have changed.
         gradients = (None if found is None else found.mul_(gradient) for found in ctx.saved_tensors)
         return *gradients, None, None, None, None, None, None, None, None
+
+
+class _Targets:
+    """The targets of a chunk of images, which are multiplied in fp32 where all others are in bf16.
+
+    Where p is close to 1 everything hangs on them: the gradient is the exponential of what the target is ahead by, and
+    of a row's gradient nearly all lies along the row and is taken out. In bf16 it was wrong by 1.5% there; the errors
+    of the many others cancel out.
+    """
+
+    def __init__(self, target_columns: torch.Tensor, rows: torch.Tensor):
+        self.is_owned = (target_columns >= 0)[:, None]  # [chunk, 1]
+        self.columns = target_columns.clamp(min=0)[:, None]
+        self.rows = rows[self.columns.squeeze(1)]  # [chunk, D]
+
+    def put_logits_(self, logits: torch.Tensor, images: torch.Tensor) -> None:
+        exact = (images * self.rows).sum(dim=1, keepdim=True)
+        # A target of another process has column 0 here, whose logit may be exact too.
+        logits.scatter_(1, self.columns, exact)
+
+    def take_gradients_(self, logits: torch.Tensor) -> torch.Tensor:
+        """Takes them out of the gradient by logits, `[chunk, 1]`."""
+        found = logits.gather(1, self.columns)
+        logits.scatter_(1, self.columns, found.where(~self.is_owned, 0.0))
+        return found.where(self.is_owned, 0.0)
+
+    def add_products_(
+        self,
+        gradients: torch.Tensor,
+        images: torch.Tensor,
+        embeds_gradient: torch.Tensor | None,
+        rows_gradient: torch.Tensor | None,
+        chunk: slice,
+    ) -> None:
+        if embeds_gradient is not None:
+            embeds_gradient[chunk] += gradients * self.rows
+        if rows_gradient is not None:
+            rows_gradient.index_add_(0, self.columns.squeeze(1), gradients * images)
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
