@@ -5,11 +5,13 @@
     metric.compute(image_embeds=image_embeds, labels=labels)                      # each row queries the other rows
     metric.compute(image_embeds=image_embeds, labels=labels, keep_query=True)     # GPR1200: it also finds itself
 
-The scores are dot products in fp32: pass rows of unit length for the cosine. Equal scores rank by gallery index.
+A gallery row is relevant when it shares a label with the query. The scores are dot products in fp32: pass rows of
+unit length for the cosine. Equal scores rank by gallery index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import datasets
 import evaluate
@@ -18,17 +20,28 @@ import torch
 
 
 Rows = np.ndarray | torch.Tensor  # [rows, D]
-Labels = Sequence[str] | Sequence[int] | np.ndarray
+Label = str | int
+Labels = Sequence[Label] | Sequence[Sequence[Label]] | np.ndarray
 
 SCORES_PER_CHUNK = 2**23  # 32 MiB of fp32
+MOST_COUNTED = 24  # Relevant rows up to which comparing all scores with each is faster than sorting the scores.
+WORDS_SUMMED = 250
 
+CITATION = """@inproceedings{schall2022gpr1200,
+  title = {{GPR1200}: A Benchmark for General-Purpose Content-Based Image Retrieval},
+  author = {Schall, Konstantin and Barthel, Kai Uwe and Hezel, Nico and Jung, Klaus},
+  booktitle = {MultiMedia Modeling},
+  year = {2022},
+}"""
 DESCRIPTION = "Mean average precision of image retrieval over the full ranking; ties rank by gallery index."
 INPUTS = """
 Args:
     image_embeds: Query rows of shape (num_queries, D), of unit length for the cosine.
-    labels: Class of each query, all strings or all ints.
+    labels: Label of each query, all strings or all ints; or a list of labels each, of which any counts.
     gallery_embeds, gallery_labels: What is searched; the queries themselves if left out.
     keep_query: Without a gallery, whether a query may find itself (as in GPR1200) or is left out.
+    k, ks, temperature: Options of the other modules of this project, taken without use, so that
+        `evaluate.combine` can hand one set of arguments to all.
 Returns:
     mean_average_precision in [0, 1], num_queries that count, num_excluded that have nothing relevant to find.
 """
@@ -47,7 +60,7 @@ def average_precision(
 
     Args:
         query_embeds: Array or tensor of shape (num_queries, D); a tensor decides the device.
-        query_labels: num_queries strings or ints.
+        query_labels: num_queries strings or ints, or lists of them: a row that shares any label is relevant.
         gallery_embeds: Shape (num_gallery, D); None searches the queries themselves.
         keep_query: Without a gallery, whether a query may find itself.
         scores_per_chunk: Bound on the scores held at once; it changes the memory, not the result.
@@ -58,47 +71,30 @@ def average_precision(
     Raises:
         ValueError: If shapes disagree or a row is not finite.
     """
-    query, gallery, query_codes, gallery_codes = prepare_rows(
-        query_embeds, query_labels, gallery_embeds, gallery_labels
-    )
+    query, gallery, codes, relevance = prepare(query_embeds, query_labels, gallery_embeds, gallery_labels)
     leave_out = gallery_embeds is None and not keep_query
-    order = torch.argsort(gallery_codes, stable=True)
-    num_codes = int(max(query_codes.max(), gallery_codes.max())) + 1
-    counts = torch.bincount(gallery_codes, minlength=num_codes)
-    starts = counts.cumsum(0) - counts
-    rows = max(1, scores_per_chunk // (len(gallery) + 6 * int(counts.max())))
+    rows = max(1, scores_per_chunk // (len(gallery) + 6 * relevance.most(codes)))
     # Written over by every chunk: fresh memory of this size costs a fifth of the time.
-    buffers = query.new_empty(2, min(rows, len(query)), len(gallery))
+    scores = query.new_empty(min(rows, len(query)), len(gallery))
     result = torch.full((len(query),), float("nan"), dtype=torch.float64)
     for start in range(0, len(query), rows):
         chunk = slice(start, start + rows)
-        codes = query_codes[chunk]
-        scores, spare = buffers[:, : len(codes)]  # [rows, num_gallery]
+        scores = scores[: len(query[chunk])]  # [rows, num_gallery]
         torch.mm(query[chunk], gallery.T, out=scores)
-        own = torch.arange(start, start + len(scores), device=scores.device)
+        relevant, is_relevant = relevance(codes[chunk])
         if leave_out:
+            own = torch.arange(start, start + len(scores), device=scores.device)
             scores[own - start, own] = -torch.inf
-        offsets = torch.arange(int(counts[codes].max()), device=scores.device)
-        is_relevant = offsets < counts[codes, None]  # [rows, most relevant]
-        relevant = order[(starts[codes, None] + offsets).clamp(max=len(order) - 1)]
-        if leave_out:
             is_relevant &= relevant != own[:, None]
-        result[chunk] = average_precision_of_ranks(rank(scores, relevant, is_relevant, spare=spare), is_relevant).cpu()
+        result[chunk] = average_precision_of_ranks(rank(scores, relevant, is_relevant), is_relevant).cpu()
     return result.numpy()
 
 
-def rank(
-    scores: torch.Tensor, relevant: torch.Tensor, is_relevant: torch.Tensor, *, spare: torch.Tensor
-) -> torch.Tensor:
-    """Rank, from 1, of the columns `relevant` in each row of `scores`; equal scores rank by column.
-
-    Args:
-        spare: Memory of the shape of `scores` for the sorted rows.
-    """
+def rank(scores: torch.Tensor, relevant: torch.Tensor, is_relevant: torch.Tensor) -> torch.Tensor:
+    """Rank, from 1, of the columns `relevant` in each row of `scores`; equal scores rank by column."""
     wanted = scores.gather(1, relevant)
-    ascending = sort_rows(scores, spare)
-    above = scores.shape[1] - torch.searchsorted(ascending, wanted, right=True)
-    not_below = scores.shape[1] - torch.searchsorted(ascending, wanted)
+    counted = scores.device.type == "cpu" and relevant.shape[1] <= MOST_COUNTED
+    above, not_below = count_by_comparing(scores, wanted) if counted else count_by_sorting(scores, wanted)
     ranks = above + 1
     tied = torch.where(((not_below - above > 1) & is_relevant).any(dim=1))[0]
     if len(tied):  # Rare, so only these rows pay for a stable sort of the columns.
@@ -109,15 +105,45 @@ def rank(
     return ranks
 
 
-def sort_rows(scores: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
-    """Each row in ascending order, in `spare`; NumPy's vectorised sort is many times as fast as torch's on a CPU."""
+def count_by_sorting(scores: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many scores of a row are above each wanted one, and how many not below it; both of the shape of `wanted`.
+
+    On a CPU NumPy sorts, many times as fast as torch.
+    """
     if scores.device.type != "cpu":
-        return scores.sort(dim=1).values
-    spare.copy_(scores)
-    parts = np.array_split(spare.numpy(), torch.get_num_threads())
-    with ThreadPoolExecutor(len(parts)) as threads:
-        list(threads.map(lambda part: part.sort(axis=1), parts))
-    return spare
+        ascending = scores.sort(dim=1).values
+    else:
+        ascending = scores.clone()
+        in_threads(lambda part: part.sort(axis=1), ascending.numpy())
+    num_scores = scores.shape[1]
+    return num_scores - torch.searchsorted(ascending, wanted, right=True), num_scores - torch.searchsorted(
+        ascending, wanted
+    )
+
+
+def count_by_comparing(scores: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `count_by_sorting`, by a pass over the scores for each wanted one: faster for few."""
+    counts = np.empty((len(scores), 2, wanted.shape[1]), dtype=np.int64)
+
+    def count(scores: np.ndarray, wanted: np.ndarray, counts: np.ndarray) -> None:
+        # Bytes of 0 and 1 in words of eight; at most 255 words are summed, so that no byte overflows.
+        width = -(-scores.shape[1] // (8 * WORDS_SUMMED)) * 8 * WORDS_SUMMED
+        is_above = np.zeros((wanted.shape[1], width), dtype=bool)
+        words = is_above.view(np.uint64).reshape(len(is_above), -1, WORDS_SUMMED)
+        for row, row_wanted, row_counts in zip(scores, wanted[:, :, None], counts, strict=True):
+            for compare, count in zip((np.greater, np.greater_equal), row_counts, strict=True):
+                compare(row, row_wanted, out=is_above[:, : len(row)])
+                np.add.reduce(words, axis=2).view(np.uint8).sum(axis=1, out=count)
+
+    in_threads(count, scores.numpy(), wanted.numpy(), counts)
+    return torch.from_numpy(counts[:, 0]), torch.from_numpy(counts[:, 1])
+
+
+def in_threads(function: Callable[..., None], *arrays: np.ndarray) -> None:
+    """Calls a function with the parts of arrays that have the same rows, one part for each of torch's threads."""
+    parts = zip(*(np.array_split(array, torch.get_num_threads()) for array in arrays), strict=True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(lambda part: function(*part), parts))
 
 
 def average_precision_of_ranks(ranks: torch.Tensor, is_relevant: torch.Tensor) -> torch.Tensor:
@@ -129,54 +155,126 @@ def average_precision_of_ranks(ranks: torch.Tensor, is_relevant: torch.Tensor) -
     return precisions.sum(dim=1) / num_relevant
 
 
-def prepare_rows(query_embeds, query_labels, gallery_embeds, gallery_labels) -> tuple[torch.Tensor, ...]:
-    """fp32 query and gallery on one device, and their labels as integer codes; checks shapes and values."""
-    query = finite_rows(query_embeds, query_labels, "query")
+def prepare(
+    query_embeds: Rows, query_labels: Labels, gallery_embeds: Rows | None, gallery_labels: Labels | None
+) -> tuple:
+    """Query and gallery as fp32 on one device, the codes of the queries' labels, and what is relevant to them.
+
+    Without a gallery the queries are searched.
+    """
+    query = finite_rows(query_embeds, "query")
+    check_one_per_row(query_labels, query, "query")
     if gallery_embeds is None:
-        codes = encode_labels(query_labels).to(query.device)
-        return query, query, codes, codes
-    gallery = finite_rows(gallery_embeds, gallery_labels, "gallery").to(query.device)
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"The query has {query.shape[1]} dimensions, the gallery {gallery.shape[1]}; they must agree."
-        )
-    codes = encode_labels(query_labels, gallery_labels).to(query.device)
-    return query, gallery, codes[: len(query)], codes[len(query) :]
+        gallery, gallery_labels = query, query_labels
+    else:
+        gallery = finite_rows(gallery_embeds, "gallery").to(query.device)
+        check_one_per_row(gallery_labels, gallery, "gallery")
+        check_dimensions(query, gallery)
+    codes, gallery_codes = (codes.to(query.device) for codes in encode_labels(query_labels, gallery_labels))
+    return query, gallery, codes, Relevance(gallery_codes, num_codes=int(max(codes.max(), gallery_codes.max())))
 
 
-def finite_rows(embeds: Rows, labels: Labels, name: str) -> torch.Tensor:
-    """fp32 tensor of shape (rows, D) with one label per row and finite values, or a ValueError that names the rows."""
+class Relevance:
+    """Finds the gallery rows that share a label with a query.
+
+    Args:
+        gallery_codes: As of `encode_labels`, with codes up to `num_codes`.
+    """
+
+    def __init__(self, gallery_codes: torch.Tensor, num_codes: int):
+        codes = gallery_codes.flatten()
+        order = torch.argsort(codes, stable=True)
+        self.num_gallery = len(gallery_codes)
+        self.rows = order // gallery_codes.shape[1]  # Sorted by code.
+        counts = torch.bincount(codes, minlength=num_codes + 1)
+        self.starts = counts.cumsum(0) - counts
+        self.counts = counts.clone()
+        self.counts[0] = 0  # What fills up is no label.
+
+    def most(self, query_codes: torch.Tensor) -> int:
+        """Bound on the relevant rows of a query."""
+        return max(1, int(self.counts[query_codes].sum(dim=1).max()))
+
+    def __call__(self, query_codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Relevant gallery rows of each query, and which of these places are in use; both `[rows, most relevant]`."""
+        counts = self.counts[query_codes]  # [rows, labels]
+        ends = counts.cumsum(dim=1)
+        offsets = torch.arange(self.most(query_codes), device=counts.device).repeat(len(counts), 1)
+        label = torch.searchsorted(ends, offsets, right=True).clamp(max=counts.shape[1] - 1)
+        firsts = (self.starts[query_codes] + counts - ends).gather(1, label)
+        relevant = self.rows[(firsts + offsets).clamp(max=len(self.rows) - 1)]
+        is_relevant = offsets < ends[:, -1:]
+        if counts.shape[1] > 1:  # A row that shares several labels counts once.
+            relevant = relevant.masked_fill(~is_relevant, self.num_gallery).sort(dim=1).values
+            is_relevant = relevant < self.num_gallery
+            is_relevant[:, 1:] &= relevant[:, 1:] != relevant[:, :-1]
+            relevant = relevant.clamp(max=self.num_gallery - 1)
+        return relevant, is_relevant
+
+
+def finite_rows(embeds: Rows, name: str) -> torch.Tensor:
+    """fp32 tensor of shape (rows, D) with finite values, or a ValueError that names the rows."""
     embeds = torch.as_tensor(embeds).float()
     if embeds.ndim != 2 or not len(embeds):
         raise ValueError(f"The {name} embeddings have shape {tuple(embeds.shape)}; expected (rows, D) with rows.")
-    if len(embeds) != len(labels):
-        raise ValueError(f"The {name} has {len(embeds)} embeddings and {len(labels)} labels; expected one per row.")
     bad = torch.where(~embeds.isfinite().all(dim=1))[0].tolist()
     if bad:
         raise ValueError(f"{len(bad)} {name} embeddings are NaN or infinite, rows {bad[:10]}; leave these rows out.")
     return embeds
 
 
-def encode_labels(*labels: Labels) -> torch.Tensor:
-    """Integer codes, equal where the labels are equal, for all groups of labels one after the other."""
-    groups = [np.asarray(group) for group in labels]
-    if len({group.dtype.kind in "US" for group in groups}) > 1:
-        raise ValueError("The query and gallery labels mix strings and numbers; give both in the same form.")
-    return torch.from_numpy(np.unique(np.concatenate(groups), return_inverse=True)[1].reshape(-1))
+def check_dimensions(query: torch.Tensor, gallery: torch.Tensor) -> None:
+    """Raises a ValueError unless query and gallery have rows of one size."""
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"The query has {query.shape[1]} dimensions, the gallery {gallery.shape[1]}; they must agree."
+        )
 
 
-def check_labels(labels: Labels) -> list[str] | list[int]:
-    """Labels as a list of strings or of ints; `evaluate` itself would cut a float to an int without a word.
+def check_one_per_row(labels: Labels | None, embeds: Rows, name: str) -> None:
+    """Raises a ValueError unless there is one label, or one list of labels, per embedding."""
+    if labels is None or len(labels) != len(embeds):
+        found = "no" if labels is None else len(labels)
+        raise ValueError(f"The {name} has {len(embeds)} embeddings and {found} labels; expected one per row.")
+
+
+def encode_labels(*groups: Labels) -> list[torch.Tensor]:
+    """Integer codes from 1 on, equal where labels are, of each group: `[rows, most labels of a row]`; 0 fills up.
+
+    Args:
+        groups: One label per row, a string or an int, or a list or tuple of them where a row has any number.
 
     Raises:
-        ValueError: If a label is neither, or both kinds occur.
+        ValueError: If a group is one text, or the labels are neither all strings nor all ints.
     """
-    labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    kinds = {int if isinstance(label, np.integer) else type(label) for label in labels}
-    if kinds not in ({str}, {int}):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "empty"
-        raise ValueError(f"The labels are {names}; give all strings or all ints.")
-    return labels
+    if texts := [group for group in groups if isinstance(group, str)]:
+        raise ValueError(f"The labels are the text {texts[0]!r}; give a list, with one label per row.")
+    lists = [[distinct_labels(label) for label in plain(group)] for group in groups]
+    flat = [label for rows in lists for labels in rows for label in labels]
+    kinds = {next((kind for kind in (str, int) if isinstance(label, kind)), type(label)) for label in flat}
+    if kinds - {str} and kinds - {int}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"The labels are {names}; give all strings or all ints, in query and gallery alike.")
+    codes = np.unique(np.asarray(flat), return_inverse=True)[1].reshape(-1) + 1
+    tables = []
+    for rows in lists:
+        counts = np.array([len(labels) for labels in rows])
+        table = np.zeros((len(rows), max(1, counts.max(initial=0))), dtype=np.int64)
+        table[np.arange(table.shape[1]) < counts[:, None]] = codes[: counts.sum()]
+        codes = codes[counts.sum() :]
+        tables.append(torch.from_numpy(table))
+    return tables
+
+
+def distinct_labels(label: Label | Sequence[Label]) -> list[Label]:
+    """The labels of one row, each once."""
+    label = plain(label)
+    return list(dict.fromkeys(label)) if isinstance(label, (list, tuple)) else [label]
+
+
+def plain(values: Any) -> Any:
+    """Python's own values out of an array, a tensor or a scalar of NumPy; anything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 class RetrievalMap(evaluate.Metric):
@@ -186,26 +284,37 @@ class RetrievalMap(evaluate.Metric):
         embeds = datasets.Sequence(datasets.Value("float32"))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
-            citation="",
+            citation=CITATION,
             inputs_description=INPUTS,
             features=[
-                datasets.Features({"image_embeds": embeds, "labels": datasets.Value(kind)})
+                datasets.Features({"image_embeds": embeds, "labels": labels(datasets.Value(kind))})
+                for labels in (lambda label: label, datasets.Sequence)
                 for kind in ("string", "int64")  # In the other order "1984" would be read as a number.
             ],
         )
 
     def add_batch(self, *, labels, **columns) -> None:
-        """Adds rows whose labels are all strings or all ints."""
-        super().add_batch(labels=check_labels(labels), **columns)
+        """Adds rows; `evaluate` itself would cut a label that is a float to an int without a word."""
+        encode_labels(labels)
+        super().add_batch(labels=plain(labels), **columns)
 
-    def _compute(self, image_embeds, labels, *, gallery_embeds=None, gallery_labels=None, keep_query=False) -> dict:
-        precisions = average_precision(
-            np.asarray(image_embeds), labels, gallery_embeds, gallery_labels, keep_query=keep_query
-        )
-        counted = ~np.isnan(precisions)
-        value = float(precisions[counted].mean()) if counted.any() else float("nan")
+    def _compute(
+        self,
+        image_embeds,
+        labels,
+        *,
+        gallery_embeds=None,
+        gallery_labels=None,
+        keep_query=False,
+        k=None,
+        ks=None,
+        temperature=None,
+    ) -> dict:
+        rows = (np.asarray(image_embeds), labels, gallery_embeds, gallery_labels)
+        precisions = average_precision(*rows, keep_query=keep_query)
+        counted = precisions[~np.isnan(precisions)]
         return {
-            "mean_average_precision": value,
-            "num_queries": int(counted.sum()),
-            "num_excluded": int((~counted).sum()),
+            "mean_average_precision": float(counted.mean()) if len(counted) else float("nan"),
+            "num_queries": len(counted),
+            "num_excluded": len(precisions) - len(counted),
         }

@@ -45,19 +45,38 @@ def test_bf16_features_are_scored_in_fp32():
     assert neighbors.tolist() == sorted_by_hand(embeds.float(), embeds.float(), 5, leave_out=True)
 
 
+def vote_by_name(scores, labels, temperature=None):
+    """The winner of each row of neighbors; a neighbor's label is a string, or a list of them."""
+    names = sorted({name for row in labels for label in row for name in label})
+    width = max(len(label) for row in labels for label in row)
+    codes = [[[names.index(n) + 1 for n in label] + [0] * (width - len(label)) for label in row] for row in labels]
+    winners = vote(torch.tensor(scores), torch.tensor(codes), temperature).tolist()
+    return ["".join(sorted(names[code - 1] for code in row if code)) for row in winners]
+
+
 def test_the_majority_wins_and_the_nearest_decides_a_draw():
-    labels = np.array([["a", "b", "b"], ["a", "b", "c"], ["b", "a", "a"]])
-    assert vote(torch.tensor([[0.9, 0.8, 0.7]] * 3), labels).tolist() == ["b", "a", "a"]
+    assert vote_by_name([[0.9, 0.8, 0.7]] * 3, ["abb", "abc", "baa"]) == ["b", "a", "a"]
+
+
+def test_a_neighbor_votes_for_each_of_its_labels():
+    labels = [["a", "bc", "b"], ["x", "ba", "ab"], ["cb", "bc", "a"], ["ax", "b", "bx"]]
+    # b has two votes; a and b have two and the same nearest neighbor; so have c and b; b and x have two, x is nearer.
+    assert vote_by_name([[0.9, 0.8, 0.7]] * 4, labels) == ["b", "ab", "bc", "x"]
 
 
 def test_a_temperature_lets_near_neighbors_outvote_many():
-    scores, labels = torch.tensor([[0.9, 0.1, 0.1]]), np.array([["a", "b", "b"]])
-    assert vote(scores, labels, temperature=0.07).tolist() == ["a"]
-    assert vote(scores, labels, temperature=100.0).tolist() == ["b"]
+    assert vote_by_name([[0.9, 0.1, 0.1]], ["abb"], temperature=0.07) == ["a"]
+    assert vote_by_name([[0.9, 0.1, 0.1]], ["abb"], temperature=100.0) == ["b"]
 
 
 def test_a_tiny_temperature_does_not_overflow():
-    assert vote(torch.tensor([[300.0, 299.0]]), np.array([["a", "b"]]), temperature=1e-4).tolist() == ["a"]
+    assert vote_by_name([[300.0, 299.0]], ["ab"], temperature=1e-4) == ["a"]
+
+
+def test_any_label_of_a_query_is_right():
+    embeds, gallery = np.array([[1.0], [1.0]]), np.array([[1.0], [0.9]])
+    assert knn_correct(embeds, [["a", "b"], ["c"]], gallery, [["b", "x"], ["c"]]).tolist() == [True, False]
+    assert knn_correct(np.eye(3), [[1, 2], [], [2]], k=1).tolist() == [False, False, True]
 
 
 def test_each_query_leaves_itself_out():

@@ -1,5 +1,8 @@
 """Labels of the `evaluate` modules: strings stay strings, ints stay ints, anything else is refused."""
 
+import importlib
+import inspect
+
 import evaluate
 import numpy as np
 import pytest
@@ -10,8 +13,6 @@ MODULES = ("retrieval_map", "knn_accuracy", "recall_at_k")
 
 
 def compute(name, labels, **arguments):
-    if name == "recall_at_k":
-        arguments = {"gallery_embeds": EMBEDS, "gallery_labels": labels, "ks": [1]} | arguments
     result = evaluate.load(f"metrics/{name}").compute(image_embeds=EMBEDS, labels=labels, **arguments)
     return next(iter(result.values()))
 
@@ -41,7 +42,7 @@ def test_arrays_of_ints_are_labels(name):
 
 @pytest.mark.parametrize("labels", [["0", "0", "1", "1"], [0, 0, 1]])
 def test_gallery_labels_of_another_kind_or_number_are_refused(labels):
-    with pytest.raises(ValueError, match="mix strings and numbers|one per row"):
+    with pytest.raises(ValueError, match="labels are int, str|one per row"):
         compute("knn_accuracy", [0, 0, 1, 1], gallery_embeds=EMBEDS, gallery_labels=labels)
 
 
@@ -51,7 +52,33 @@ def test_temperature_must_be_above_zero(temperature):
         compute("knn_accuracy", [0, 0, 1, 1], temperature=temperature)
 
 
-def test_modules_combine():
-    both = evaluate.combine(["metrics/retrieval_map", "metrics/knn_accuracy"])
-    result = both.compute(image_embeds=EMBEDS, labels=["a", "a", "b", "b"])
-    assert result["mean_average_precision"] == result["accuracy"] == 1.0
+def test_all_three_modules_combine_and_take_one_set_of_arguments():
+    three = evaluate.combine([f"metrics/{name}" for name in MODULES])
+    rows = {"image_embeds": EMBEDS, "labels": ["a", "a", "b", "b"]}
+    alone = three.compute(**rows)
+    gallery = {"gallery_embeds": EMBEDS[1:], "gallery_labels": ["a", "c", "b"]}
+    searched = three.compute(**rows, **gallery, k=2, ks=[1, 2], temperature=0.07, keep_query=False)
+    assert alone["mean_average_precision"] == alone["accuracy"] == alone["recall@1"] == 1.0
+    assert (searched["accuracy"], searched["recall@1"], searched["recall@2"]) == (0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("labels", [[[1, 2], [2], [3], [4, 3]], [["a"], ["b", "a"], ["c"], ["c", "c"]]])
+def test_modules_take_lists_of_labels(name, labels):
+    assert compute(name, labels) == 1.0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_text_is_no_list_of_labels(name):
+    with pytest.raises(ValueError, match="The labels are the text 'aabb'"):
+        compute(name, "aabb")
+
+
+def test_what_the_modules_share_is_the_same_in_each():
+    """`evaluate` loads a module from one file, so each has a copy."""
+    modules = [importlib.import_module(f"metrics.{name}.{name}") for name in MODULES]
+    names = ("finite_rows", "check_dimensions", "check_one_per_row", "encode_labels", "distinct_labels", "plain")
+    for name in names:
+        assert len({inspect.getsource(getattr(module, name)) for module in modules}) == 1, name
+    for name in ("prepare", "Relevance"):
+        assert len({inspect.getsource(getattr(module, name)) for module in (modules[0], modules[2])}) == 1, name

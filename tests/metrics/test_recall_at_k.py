@@ -33,6 +33,16 @@ def test_a_query_without_anything_relevant_has_no_rank():
     np.testing.assert_array_equal(recall(ranks, 1), [1.0, np.nan])
 
 
+def test_any_shared_label_is_relevant():
+    ranks = best_rank(np.eye(1), [["a", "b"]], np.array([[0.9], [0.8], [0.7]]), ["z", ["y", "b"], "a"])
+    assert ranks.tolist() == [2.0]
+
+
+def test_without_a_gallery_each_query_searches_the_others():
+    embeds = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    np.testing.assert_array_equal(best_rank(embeds, ["a", "b", "b", "c"]), [np.nan, 3.0, 2.0, np.nan])
+
+
 def test_the_module_loads_from_its_path_and_counts():
     metric = evaluate.load("metrics/recall_at_k")
     gallery = np.array([[1.0], [0.9], [0.8]])

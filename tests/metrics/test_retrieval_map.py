@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from metrics.retrieval_map import retrieval_map
 from metrics.retrieval_map.retrieval_map import average_precision
 
 
@@ -14,7 +15,9 @@ def brute_force(query, query_labels, gallery, gallery_labels, left_out=None):
         order = sorted(
             (i for i in range(len(scores)) if i != (left_out or {}).get(row)), key=lambda i: (-scores[i], i)
         )
-        hits = [rank for rank, i in enumerate(order, start=1) if gallery_labels[i] == label]
+        names = set(label) if isinstance(label, list) else {label}
+        is_hit = [not names.isdisjoint(g if isinstance(g, list) else [g]) for g in gallery_labels]
+        hits = [rank for rank, i in enumerate(order, start=1) if is_hit[i]]
         result.append(np.mean([k / rank for k, rank in enumerate(hits, start=1)]) if hits else np.nan)
     return np.array(result)
 
@@ -53,6 +56,28 @@ def test_a_separate_gallery_equals_brute_force(scores_per_chunk):
     assert np.isnan(precisions[4])
 
 
+@pytest.mark.parametrize("most_counted", [0, 100])
+@pytest.mark.parametrize("scores_per_chunk", [1, 500, 2**24])
+def test_a_row_that_shares_any_label_is_relevant_once(monkeypatch, most_counted, scores_per_chunk):
+    monkeypatch.setattr(retrieval_map, "MOST_COUNTED", most_counted)
+    embeds = tied_rows(40)
+    labels = [[i % 5, i % 3 + 10][: i % 4] for i in range(40)]  # None, one or two of them.
+    precisions = average_precision(embeds, labels, scores_per_chunk=scores_per_chunk)
+    expected = brute_force(embeds, labels, embeds, labels, left_out={i: i for i in range(40)})
+    np.testing.assert_allclose(precisions, expected, rtol=1e-12)
+    assert np.isnan(precisions[::4]).all()
+
+
+@pytest.mark.parametrize("num_columns", [7, 1999, 2000, 2001, 4100])
+def test_comparing_counts_as_sorting_does(num_columns):
+    scores = torch.randint(-3, 4, (5, num_columns), generator=torch.Generator().manual_seed(0)).float()
+    wanted = scores[:, :3].contiguous()
+    above, not_below = retrieval_map.count_by_comparing(scores, wanted)
+    expected_above, expected_not_below = retrieval_map.count_by_sorting(scores, wanted)
+    assert torch.equal(above, expected_above) and torch.equal(not_below, expected_not_below)
+    assert above[0, 0] == (scores[0] > scores[0, 0]).sum() and not_below[0, 0] == (scores[0] >= scores[0, 0]).sum()
+
+
 def test_bf16_features_are_scored_in_fp32():
     embeds = torch.randn(60, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels = [i // 5 for i in range(60)]
@@ -89,7 +114,12 @@ def test_a_nan_row_is_named():
 
 @pytest.mark.parametrize(
     ("labels", "gallery_labels", "message"),
-    [([1], [1, 2], "2 embeddings and 1 labels"), ([1, 2], ["a", "b"], "mix strings and numbers")],
+    [
+        ([1], [1, 2], "2 embeddings and 1 labels"),
+        ([1, 2], ["a", "b"], "labels are int, str"),
+        ("ab", [1, 2], "the text 'ab'"),
+        ([0.5, 1.5], [1, 2], "labels are float, int"),
+    ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, gallery_labels, message):
     with pytest.raises(ValueError, match=message):
