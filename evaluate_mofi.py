@@ -7,7 +7,9 @@
 
 import dataclasses
 import logging
+import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +17,17 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, read_benchmarks
-from evaluation.draw_results import FoundImages, draw_bars
+from evaluation.draw_results import FoundImages, draw_bars, draw_curves
 from evaluation.encoders import UnfitModelError, load_encoder
 from evaluation.entity_recognition import evaluate_entity_recognition
 from evaluation.gpr1200 import evaluate_gpr1200
 from evaluation.image_text_retrieval import evaluate_image_text_retrieval
 from evaluation.knn import evaluate_knn
-from evaluation.labeled_images import LabeledImages, share_labels
+from evaluation.labeled_images import LabeledImages, open_images, share_labels
 from evaluation.linear_probe import evaluate_linear_probe
-from evaluation.results import Result, markdown_tables, mean_with_interval, write_results
+from evaluation.listed_retrieval import evaluate_listed_retrieval
+from evaluation.near_duplicates import without_near_duplicates
+from evaluation.results import Result, markdown_tables, mean_with_interval, suite_results, write_results
 from evaluation.retrieval import evaluate_retrieval
 from evaluation.zero_shot import evaluate_zero_shot
 from modeling_mofi.recipe_parser import json_mapping, parse_recipe
@@ -34,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 TASKS = {
     "retrieval": evaluate_retrieval,
+    "listed_retrieval": evaluate_listed_retrieval,
     "gpr1200": evaluate_gpr1200,
     "knn": evaluate_knn,
     "zero_shot": evaluate_zero_shot,
@@ -50,6 +55,13 @@ class EvaluationArguments:
     model: list[str] = field(
         default_factory=list, metadata={"help": "[NAME=]folder or id[@revision]; 'pixels' is a floor."}
     )
+    suite: str | None = field(
+        default=None, metadata={"help": "'retrieval': public sets of many domains, with one mean over them."}
+    )
+    training_data: str | None = field(
+        default=None, metadata={"help": "Images whose near-duplicates are left out of every benchmark, and counted."}
+    )
+    training_split: str | None = field(default=None, metadata={"help": "Its split; by default 'train' of several."})
     benchmarks: dict | str | None = field(
         default=None, metadata={"help": "In a recipe: keys of a benchmark, by its name."}
     )
@@ -80,14 +92,25 @@ class EvaluationArguments:
 def main(argv: list[str] | None = None) -> list[Result]:
     """Evaluates, prints the table and writes the files that were asked for."""
     args, default = parse_recipe(
-        (EvaluationArguments, Benchmark), argv, description="Evaluates image encoders on retrieval and recognition."
+        (EvaluationArguments, Benchmark),
+        with_suite(list(sys.argv[1:] if argv is None else argv)),
+        description="Evaluates image encoders on retrieval and recognition.",
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     benchmarks = read_benchmarks(args.benchmarks, default)
     check_arguments(args, benchmarks)
     results = evaluate_models(args, benchmarks)
+    if args.suite:
+        results += suite_results(args.suite, results, num_benchmarks=len(benchmarks))
+        save_results(args, benchmarks, results)
     print(markdown_tables(results, args.published))
     return results
+
+
+def with_suite(argv: list[str]) -> list[str]:
+    """Puts the recipe of `--suite NAME` before all others."""
+    name = next((value for flag, value in pairwise(argv) if flag == "--suite"), None)
+    return argv if name is None else [f"suite_{name}.yaml", *argv]
 
 
 def check_arguments(args: EvaluationArguments, benchmarks: dict[str, Benchmark]) -> None:
@@ -108,6 +131,7 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
     opened = {name: (benchmark.open(), benchmark.open(is_gallery=True)) for name, benchmark in benchmarks.items()}
     for query, gallery in opened.values():
         share_labels(query, gallery)
+    near_duplicates = leave_out_near_duplicates(args, opened)
     results: list[Result] = []
     found: dict[str, dict[str, Scores]] = {name: {} for name in benchmarks}
     unfit: list[str] = []
@@ -128,6 +152,7 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
                 logger.warning("%s leaves out %s: %s", name, model, error)
                 unfit.append(str(error))
                 continue
+            scores.counts |= near_duplicates.get(name, {})
             results.append(summarize(args, name, benchmark, model, query, scores))
             save_results(args, benchmarks, results)
             if args.figure or args.figures:
@@ -136,6 +161,22 @@ def evaluate_models(args: EvaluationArguments, benchmarks: dict[str, Benchmark])
         raise ValueError(f"No model has what the tasks need. {' '.join(dict.fromkeys(unfit))}")
     draw_figures(args, benchmarks, opened, found, results)
     return results
+
+
+def leave_out_near_duplicates(
+    args: EvaluationArguments, opened: dict[str, tuple[LabeledImages, LabeledImages | None]]
+) -> dict[str, dict[str, int]]:
+    """Replaces what is opened by what is no near-duplicate of the training data; the counts of the others by name."""
+    if args.training_data is None:
+        return {}
+    split = args.training_split or "train"
+    training = open_images(args.training_data, split=split)
+    cache_dir, counts = Path(args.cache_dir).expanduser(), {}
+    for name, pair in opened.items():
+        left = [images and without_near_duplicates(images, training, cache_dir=cache_dir) for images in pair]
+        opened[name] = tuple(found and found[0] for found in left)
+        counts[name] = {"near_duplicates_left_out": sum(found[1] for found in left if found)}
+    return counts
 
 
 def save_results(args: EvaluationArguments, benchmarks: dict[str, Benchmark], results: list[Result]) -> None:
@@ -154,6 +195,8 @@ def draw_figures(
     results: list[Result],
 ) -> None:
     """Draws the contact sheet of the first benchmark with labels, and all figures, where they were asked for."""
+    if args.figures and any(result.curves for result in results):
+        draw_curves(Path(args.figures), results)
     drawable = [name for name in benchmarks if found[name] and opened[name][0].labels is not None]
     if args.figure and drawable:
         name = drawable[0]
@@ -211,6 +254,7 @@ def summarize(
         counts={**counts, **scores.counts},
         unreadable=scores.query.unreadable,
         settings={**dataclasses.asdict(benchmark), **scores.chosen},
+        curves=scores.curves,
     )
 
 

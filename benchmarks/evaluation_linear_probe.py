@@ -34,7 +34,7 @@ def main() -> None:
     rows = []
     for value in args.regularization:
         started = time.perf_counter()
-        probe = fit_probe(train, train_targets, regularization=value)
+        probe = fit_probe(train, train_targets[:, None], regularization=value)
         ours_seconds = time.perf_counter() - started
         started = time.perf_counter()
         reference = LogisticRegression(C=value, max_iter=5000, tol=1e-6).fit(train.numpy(), train_targets.numpy())

@@ -13,9 +13,11 @@ from evaluation.embed import Embedded, embed
 from evaluation.embed_texts import embed_texts
 from evaluation.encoders import Encoder
 from evaluation.labeled_images import LabeledImages, open_images
+from evaluation.listed_sets import open_listed_images
 
 
-WITHOUT_LABELS = {"gpr1200", "image_text_retrieval"}
+WITHOUT_LABELS = {"gpr1200", "image_text_retrieval", "listed_retrieval"}
+LABEL_COLUMNS = ("label", "entity_labels")  # Of class folders, and of I2E.
 
 
 @dataclass
@@ -25,16 +27,18 @@ class Benchmark:
     task: str = field(
         default="retrieval",
         metadata={
-            "help": "retrieval, gpr1200, knn, zero_shot, linear_probe, image_text_retrieval or entity_recognition."
+            "help": "retrieval, listed_retrieval, gpr1200, knn, zero_shot, linear_probe, image_text_retrieval or "
+            "entity_recognition."
         },
     )
     data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of data on the Hub."})
     split: str | None = field(default=None, metadata={"help": "Needed where the dataset has several."})
     gallery: str | None = field(default=None, metadata={"help": "Dataset to search or train on."})
     gallery_split: str | None = field(default=None, metadata={"help": "Its split; alone, of the same dataset."})
     label_column: str | None = field(
         default=None,
-        metadata={"help": "Column with the class of an image; by default 'label', as class folders have."},
+        metadata={"help": "Column of the class or classes; by default 'label', else I2E's 'entity_labels'."},
     )
     caption_column: str | None = field(default=None, metadata={"help": "Names on figures; else the labels."})
     color_column: str | None = field(default=None, metadata={"help": "Groups on the map of embeddings; else labels."})
@@ -44,6 +48,7 @@ class Benchmark:
     limit: int | None = field(default=None, metadata={"help": "Only the first rows."})
     keep_query: bool = field(default=False, metadata={"help": "retrieval: a query may find itself, as in GPR1200."})
     one_query_per_class: bool = field(default=False, metadata={"help": "retrieval: first images search the others."})
+    protocol: str = field(default="listed", metadata={"help": "listed_retrieval: 'listed', or 'revisited' with junk."})
     ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50, 100, 200], metadata={"help": "knn: voters."})
     temperature: float = field(default=0.07, metadata={"help": "knn: of the weighted vote."})
     prompts: str = field(default="configs/zero_shot_prompts.json:general", metadata={"help": "zero_shot: templates."})
@@ -64,18 +69,26 @@ class Benchmark:
     )
     knowledge_base: str | None = field(default=None, metadata={"help": "entity_recognition: texts of unseen ones."})
 
+    nil: bool = field(default=False, metadata={"help": "entity_recognition: others than the candidates are NIL."})
+
     def open(self, *, is_gallery: bool = False) -> LabeledImages | None:
         """Opens the query images or the gallery; None where there is no gallery."""
         data = self.gallery or (self.data if self.gallery_split else None) if is_gallery else self.data
+        if self.task == "listed_retrieval":
+            options = {"revision": self.revision, "limit": None if is_gallery else self.limit}
+            split = self.gallery_split if is_gallery else self.split
+            return open_listed_images(self.data, "corpus" if is_gallery else "query", split=split, **options)
         if data is None and is_gallery:
             return None
         return open_images(
             data,
-            label_column=self.label_column or (None if self.task in WITHOUT_LABELS else "label"),
+            label_column=self.label_column or (None if self.task in WITHOUT_LABELS else LABEL_COLUMNS),
             image_column=self.image_column,
             id_column=self.id_column,
             image_root=self.image_root,
             split=self.gallery_split if is_gallery else self.split,
+            revision=self.revision if data == self.data else None,
+            keep_unlabeled=self.nil,
             limit=self.limit,
         )
 
@@ -111,6 +124,7 @@ class Scores:
         by_query: For each metric one float64 per query, NaN for a query that does not count; the mean is the result.
         counts: Numbers that belong beside the result.
         chosen: Settings that the task chose itself.
+        curves: Points by name, for figures.
         query, gallery: The embeddings, for figures.
     """
 
@@ -119,6 +133,7 @@ class Scores:
     gallery: Embedded | None = None
     counts: dict[str, int] = field(default_factory=dict)
     chosen: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 def embedded_labels(images: LabeledImages, embedded: Embedded) -> list[Any]:

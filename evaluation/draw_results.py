@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from evaluation.benchmark import Benchmark, Scores
-from evaluation.figures import Pictures, bar_chart, choose_queries, embedding_map, retrieval_sheet
+from evaluation.figures import (
+    Pictures,
+    bar_chart,
+    choose_queries,
+    embedding_map,
+    open_set_chart,
+    retrieval_sheet,
+)
 from evaluation.gpr1200 import CATEGORIES_PER_DOMAIN, DOMAINS
+from evaluation.label_sets import labels_of
 from evaluation.labeled_images import LabeledImages
 from evaluation.results import Result, Value, shared_metric
 
@@ -28,7 +36,7 @@ class FoundImages:
 
     def draw_all(self, folder: Path, name: str, *, count: int, seed: int) -> None:
         """Draws `<name>-map.png`, and of retrieval `-retrievals.png`, `-best.png` and `-worst.png`."""
-        slug = "".join(letter if letter.isalnum() else "-" for letter in name)
+        slug = slug_of(name)
         self.draw_map(folder / f"{slug}-map.png", seed=seed)
         if "mAP" in next(iter(self.found.values())).by_query:
             self.draw_random(folder / f"{slug}-retrievals.png", count=count, seed=seed)
@@ -83,7 +91,7 @@ class FoundImages:
             values = self.query.column(self.benchmark.color_column)
             groups = [str(values[row]) for row in rows]
         else:
-            groups = [self.query.label_names.get(label, str(label)) for label in self.labels()]
+            groups = [label_caption(labels_of(label)[:1], self.query) for label in self.labels()]
         embedding_map(path, {model: s.query.image_embeds for model, s in self.found.items()}, groups, seed=seed)
 
     def first(self) -> Scores:
@@ -102,8 +110,30 @@ def pictures_of(images: LabeledImages, rows: list[int], benchmark: Benchmark) ->
         names = images.column(benchmark.caption_column)
         captions = [str(names[row]) for row in rows]
     else:
-        captions = [images.label_names.get(label, str(label)) for label in labels]
+        captions = [label_caption(label, images) for label in labels]
     return Pictures(lambda place: images.read(rows[place])[0], labels, captions)
+
+
+def draw_curves(folder: Path, results: list[Result]) -> None:
+    """Open-set curves of each benchmark that has them, `<name>-open-set.png`."""
+    for name in dict.fromkeys(result.benchmark for result in results if result.curves):
+        curves = {
+            f"{result.model}: {way}": points
+            for result in results
+            if result.benchmark == name
+            for way, points in result.curves.items()
+        }
+        open_set_chart(folder / f"{slug_of(name)}-open-set.png", curves, title=name)
+
+
+def slug_of(name: str) -> str:
+    """A name for files."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def label_caption(label: Any, images: LabeledImages) -> str:
+    """The names of an image's classes, or the labels where they have none."""
+    return ", ".join(images.label_names.get(one, str(one)) for one in labels_of(label))
 
 
 def draw_bars(path: Path, results: list[Result]) -> None:

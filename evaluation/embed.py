@@ -35,6 +35,7 @@ class Embedded:
         image_embeds: Unit-length fp32 rows of shape (readable rows, D).
         features: The same rows before normalizing.
         rows: The row of the dataset that each embedding belongs to.
+        image_hashes: Of each file, equal for equal bytes.
         unreadable: Why an image could not be read, by row id.
         num_duplicates: Readable images whose bytes occurred before.
     """
@@ -42,13 +43,15 @@ class Embedded:
     image_embeds: torch.Tensor
     features: torch.Tensor
     rows: list[int]
+    image_hashes: list[int]
     unreadable: dict[str, str]
     num_duplicates: int
 
     def only(self, places: Sequence[int]) -> "Embedded":
         """The embeddings at these places; the counts stay those of the dataset."""
-        rows = [self.rows[place] for place in places]
-        return replace(self, image_embeds=self.image_embeds[places], features=self.features[places], rows=rows)
+        rows, hashes = ([column[place] for place in places] for column in (self.rows, self.image_hashes))
+        embeds, features = self.image_embeds[places], self.features[places]
+        return replace(self, image_embeds=embeds, features=features, rows=rows, image_hashes=hashes)
 
 
 def embed(
@@ -179,6 +182,7 @@ def join_parts(paths: list[Path], images: LabeledImages) -> Embedded:
         image_embeds=torch.nn.functional.normalize(features, dim=1),
         features=features,
         rows=rows,
+        image_hashes=hashes.tolist(),
         unreadable=unreadable,
         num_duplicates=len(hashes) - len(hashes.unique()),
     )

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
+from evaluation.label_sets import classes_of, labels_of
 from evaluation.labeled_images import LabeledImages
+from evaluation.open_set import best_scores, open_set_curve, open_set_scores
 from metrics.recall_at_k.recall_at_k import best_rank, recall
 from modeling_mofi.data.entity_table import COLUMNS, EntityTable
 from modeling_mofi.data.parquet_rows import check_columns
@@ -53,7 +55,9 @@ class Entities:
 def evaluate_entity_recognition(
     benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
-    """Ranks the entities for each image; the label column holds their `entity_id`.
+    """Ranks the entities for each image; the label column holds their `entity_id`, one or several.
+
+    Of several, an image is named right at k if any is among the first k.
 
     Candidates, the rows of `entities` or else of the model's own `entities.parquet`, are ranked among themselves, by
     every way that the model has. Entities that are no candidates are ranked by the text tower among the candidates and
@@ -61,8 +65,9 @@ def evaluate_entity_recognition(
     """
     folder = checkpoint_folder(embedder.encoder)
     embedded = embedder(query)
-    labels = [str(label) for label in embedded_labels(query, embedded)]
-    candidates = read_candidates(benchmark, folder, set(labels))
+    labels = [tuple(map(str, labels_of(label))) for label in embedded_labels(query, embedded)]
+    labeled = set(classes_of(labels))
+    candidates = read_candidates(benchmark, folder, labeled)
     image_embeds = embedded.image_embeds.to(embedder.encoder.device)
     text_embeds = None
     if embedder.encoder.has_text_tower:
@@ -72,16 +77,22 @@ def evaluate_entity_recognition(
     if not ways:
         raise UnfitModelError(f"{embedder.encoder.name} has neither a text tower nor a head for these entities.")
     scores = scores_by_band(ways, labels, candidates)
-    unseen = unseen_entities(benchmark, set(labels) - set(candidates.entity_ids))
-    if unseen is None and not set(labels) & set(candidates.entity_ids):
+    if benchmark.nil:
+        is_nil = np.array([set(candidates.entity_ids).isdisjoint(label) for label in labels])
+        added, curves = name_in_the_open(ways, is_nil, image_embeds, head, text_embeds)
+        counts = {"entities": len(candidates.entity_ids), "nil_images": int(is_nil.sum())}
+        return Scores(scores | added, query=embedded, counts=counts, curves=curves)
+    unseen = unseen_entities(benchmark, labeled - set(candidates.entity_ids))
+    if unseen is None and not labeled & set(candidates.entity_ids):
         raise ValueError(
-            f"No label of {query.name} is an entity_id of the candidates: {labels[0]!r}, ... against "
+            f"No label of {query.name} is an entity_id of the candidates: {labels[0][0]!r}, ... against "
             f"{candidates.entity_ids[0]!r}, ...; give the --label_column that holds their ids."
         )
     if unseen and text_embeds is not None:
         all_embeds = torch.cat([text_embeds, F.normalize(embedder.embed_texts(unseen.texts), dim=1)])
         ranks = best_rank(image_embeds, labels, all_embeds, candidates.entity_ids + unseen.entity_ids)
-        is_unseen = np.isin(labels, unseen.entity_ids)
+        known, unknown = set(candidates.entity_ids), set(unseen.entity_ids)
+        is_unseen = np.array([known.isdisjoint(label) and not unknown.isdisjoint(label) for label in labels])
         scores |= {f"text top-{k}, unseen": np.where(is_unseen, recall(ranks, k), np.nan) for k in KS}
     counts = {"entities": len(candidates.entity_ids), "unseen_entities": len(unseen.entity_ids) if unseen else 0}
     return Scores(scores, query=embedded, counts=counts)
@@ -89,12 +100,12 @@ def evaluate_entity_recognition(
 
 def recognize(
     image_embeds: torch.Tensor,
-    labels: list[str],
+    labels: list[tuple[str, ...]],
     entity_ids: list[str],
     head: torch.Tensor | None,
     text_embeds: torch.Tensor | None,
 ) -> dict[str, np.ndarray]:
-    """Rank of the right entity by way of naming it, float64 of shape (images,), NaN where it is no candidate.
+    """Rank of the best right entity by way of naming it, float64 of shape (images,), NaN where none is a candidate.
 
     Args:
         image_embeds: Unit-length, shape (images, D).
@@ -113,10 +124,41 @@ def recognize(
     return ways
 
 
-def scores_by_band(ways: dict[str, np.ndarray], labels: list[str], entities: Entities) -> dict[str, np.ndarray]:
-    """Top-1 and top-5 of each way, and its top-1 for entities with few and with many training images."""
+def name_in_the_open(
+    ways: dict[str, np.ndarray],
+    is_nil: np.ndarray,
+    image_embeds: torch.Tensor,
+    head: torch.Tensor | None,
+    text_embeds: torch.Tensor | None,
+) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[float, float]]]]:
+    """Open-set scores of each way and its curve.
+
+    Raises:
+        ValueError: If no image is NIL, or all are.
+    """
+    if is_nil.all() or not is_nil.any():
+        raise ValueError(f"{int(is_nil.sum())} of {len(is_nil)} images are NIL; --nil needs such images and others.")
+    entities = {"head": head, "text": text_embeds}
+    if len(ways) == 2 + 1:
+        entities["both"] = torch.cat([head.to(image_embeds.device), text_embeds], dim=1) / 2
+    columns, curves = {}, {}
+    for way, ranks in ways.items():
+        queries = image_embeds.repeat(1, 2) if way == "both" else image_embeds
+        best = best_scores(queries, entities[way])
+        columns |= {f"{way} {name}": values for name, values in open_set_scores(best, ranks == 1, is_nil).items()}
+        curves[way] = open_set_curve(best, ranks == 1, is_nil)
+    return columns, curves
+
+
+def scores_by_band(
+    ways: dict[str, np.ndarray], labels: list[tuple[str, ...]], entities: Entities
+) -> dict[str, np.ndarray]:
+    """Top-1 and top-5 of each way, and its top-1 for entities with few and with many training images.
+
+    An image with several entities counts with the one that has most training images: to name that one is enough.
+    """
     num_images = dict(zip(entities.entity_ids, entities.num_images.tolist(), strict=True))
-    counts = np.array([num_images.get(label, 0) for label in labels])
+    counts = np.array([max((num_images.get(one, 0) for one in label), default=0) for label in labels])
     scores = {f"{way} top-{k}": recall(ranks, k) for way, ranks in ways.items() for k in KS}
     for low, high in BANDS:
         is_inside = (counts >= low) & (counts <= (high or np.inf))
@@ -146,12 +188,30 @@ def read_candidates(benchmark: Benchmark, folder: Path, labeled: set[str]) -> En
     path = benchmark.entities or str(folder / TABLE_NAME)
     if not benchmark.entities and not Path(path).is_file():
         raise UnfitModelError(f"{path} does not exist; give --entities, the entities.parquet of the training data.")
-    entities = read_entities(path, entity_text=benchmark.entity_text)
+    if path.endswith(".txt"):
+        entities = read_listed_entities(path, benchmark)
+    else:
+        entities = read_entities(path, entity_text=benchmark.entity_text)
     if benchmark.candidates == "labeled":
         entities = entities.only(labeled)
         if not entities.entity_ids:
             raise ValueError(f"{path} has none of the {len(labeled)} entities of the data; give another --entities.")
     return entities
+
+
+def read_listed_entities(path: str, benchmark: Benchmark) -> Entities:
+    """The entities of a list of ids, one a line, with the texts that the knowledge base has for them.
+
+    Raises:
+        ValueError: If there is no knowledge base, or it lacks an entity.
+    """
+    if benchmark.knowledge_base is None:
+        raise ValueError(f"{path} lists ids only; give --knowledge_base, which has their names.")
+    entity_ids = set(Path(path).read_text(encoding="utf-8-sig").split())
+    found = read_entities(benchmark.knowledge_base, entity_text=benchmark.entity_text).only(entity_ids)
+    if lacking := sorted(entity_ids - set(found.entity_ids)):
+        raise ValueError(f"{benchmark.knowledge_base} lacks {len(lacking)} entities of {path}: {lacking[:3]}, ...")
+    return found
 
 
 def read_entities(path: str, *, entity_text: str = "name_and_description") -> Entities:

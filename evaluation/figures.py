@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.manifold import TSNE
 
+from evaluation.label_sets import class_counts, labels_of, share_label
 from evaluation.results import Value
 from metrics.knn_accuracy.knn_accuracy import nearest
 
@@ -45,7 +46,7 @@ class Pictures:
 
     def caption(self, row: int) -> str:
         """The caption of a row, or its label where no font has the caption's letters."""
-        return drawable(self.captions[row], str(self.labels[row]))
+        return drawable(self.captions[row], ", ".join(map(str, labels_of(self.labels[row]))))
 
 
 @lru_cache
@@ -96,7 +97,7 @@ def retrieval_sheet(
         for block, (model, indices) in enumerate(found.items()):
             for place, index in enumerate(indices[line]):
                 axes = figure.add_subplot(cells[2 + block * (SHOWN + 1) + place])
-                is_right = shown.labels[index] == query.labels[row]
+                is_right = share_label(shown.labels[index], query.labels[row])
                 draw_picture(axes, shown.read(index), shown.caption(index), color=RIGHT if is_right else WRONG)
                 if line == 0 and place == SHOWN // 2:
                     axes.set_title(model, fontsize=11, color=INK, pad=8)
@@ -129,11 +130,13 @@ def choose_queries(
     labels: Sequence[Any], *, count: int, seed: int = 0, gallery_labels: Sequence[Any] | None = None
 ) -> list[int]:
     """Rows of randomly drawn classes that have an image to find, another one or one of the gallery; one per class."""
-    values, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    counts, found = class_counts(labels), class_counts(labels if gallery_labels is None else gallery_labels)
+    values = sorted(counts)
+    has_match = np.array([found[value] > (gallery_labels is None) for value in values])
     generator = np.random.default_rng(seed)
-    has_match = counts > 1 if gallery_labels is None else np.isin(values, np.asarray(gallery_labels))
-    classes = generator.permutation(np.where(has_match)[0])[:count]
-    return [int(generator.choice(np.where(inverse == chosen)[0])) for chosen in classes]
+    classes = [values[place] for place in generator.permutation(np.where(has_match)[0])[:count]]
+    rows = [[row for row, label in enumerate(labels) if chosen in labels_of(label)] for chosen in classes]
+    return list(dict.fromkeys(int(generator.choice(of_class)) for of_class in rows))
 
 
 def bar_chart(path: Path, bars: dict[str, dict[str, Value]], *, title: str | None = None) -> None:
@@ -162,6 +165,22 @@ def bar_chart(path: Path, bars: dict[str, dict[str, Value]], *, title: str | Non
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(bars))
     if title:
         axes.set_title(title, fontsize=11, color=INK, pad=28)
+    save(figure, path)
+
+
+def open_set_chart(path: Path, curves: dict[str, list[tuple[float, float]]], *, title: str) -> None:
+    """Draws rates of right names over rates of NIL images that get a name, a line for each model and way."""
+    figure, axes = plt.subplots(figsize=(5, 4.2))
+    for place, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), label=drawable(name, ascii(name)), color=COLORS[place % len(COLORS)])
+    axes.set_xlabel("NIL images that get a name")
+    axes.set_ylabel("images named right")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.grid(True, color=WRONG, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.set_title(drawable(title, ascii(title)), fontsize=11, color=INK)
     save(figure, path)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
 from evaluation.labeled_images import LabeledImages
-from metrics.knn_accuracy.knn_accuracy import nearest, vote
+from metrics.knn_accuracy.knn_accuracy import encode_labels, is_named, nearest, vote
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ def knn(
 ) -> dict[str, np.ndarray]:
     """Whether each query is classified rightly, 0.0 or 1.0 of shape (num_queries,), for each k and way of voting.
 
+    A neighbor votes for each of its labels, and a winning label is right if it is one of the query's. Of labels with
+    equal votes those of the nearest neighbor that has any win; with one neighbor, all of its labels.
+
     Args:
         query_embeds: Unit-length rows of shape (num_queries, D).
         gallery_embeds: Unit-length rows that vote; None lets the other queries vote.
@@ -58,12 +61,10 @@ def knn(
         logger.warning("only k up to %d fit a gallery of %d images", fitting[-1], available)
     scores, neighbors = nearest(query_embeds, gallery_embeds, k=fitting[-1])
     scores = scores.cpu()
-    labels = np.asarray(query_labels if gallery_labels is None else gallery_labels)[neighbors.cpu().numpy()]
-    right = np.asarray(query_labels)
+    right, codes = encode_labels(query_labels, query_labels if gallery_labels is None else gallery_labels)
+    codes = codes[neighbors.cpu()]  # [queries, k, labels]
     results = {}
     for k in fitting:
-        results[f"k={k}"] = (vote(scores[:, :k], labels[:, :k]) == right).astype(np.float64)
-        if k > 1:
-            weighted = vote(scores[:, :k], labels[:, :k], temperature)
-            results[f"k={k} weighted"] = (weighted == right).astype(np.float64)
+        for name, weight in ((f"k={k}", None), (f"k={k} weighted", temperature))[: 1 + (k > 1)]:
+            results[name] = is_named(right, vote(scores[:, :k], codes[:, :k], weight)).double().numpy()
     return results

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import datasets
 from huggingface_hub import constants
 from PIL import Image
 
+from evaluation.label_sets import classes_of, labels_of
 from evaluation.open_rows import find_files, open_rows
 from modeling_mofi.data.images import UnreadableImage, decode_image, image_bytes, locate_image
 
@@ -33,7 +34,7 @@ class LabeledImages:
         name: What the user called it.
         rows: The dataset, with `image_column` as undecoded bytes or path.
         row_ids: One distinct string per row.
-        labels: One string or int per row, or None without a label column.
+        labels: A string or an int per row, or a tuple of them of which any is right; None without a label column.
         label_names: Name of each class, where the dataset knows them, by label.
         fingerprint: Changes when rows, order, columns or image files change.
         folders: Where image files may lie; a relative path starts at the first.
@@ -55,6 +56,17 @@ class LabeledImages:
         """The upright RGB image of a row and a 63-bit hash of its file; raises UnreadableImage."""
         return read_hashed(self.pictures[row][self.image_column], folders=self.folders)
 
+    def only(self, kept: Sequence[int]) -> "LabeledImages":
+        """These rows."""
+        rows = self.rows.select(kept)
+        return replace(
+            self,
+            rows=rows,
+            row_ids=[self.row_ids[row] for row in kept],
+            labels=self.labels and [self.labels[row] for row in kept],
+            fingerprint=fingerprint_rows(rows, self.image_column, self.folders),
+        )
+
     @cached_property
     def pictures(self) -> datasets.Dataset:
         """Only the column of images: reading a row then reads nothing else."""
@@ -69,11 +81,13 @@ class LabeledImages:
 def open_images(
     data: str,
     *,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     image_column: str | None = None,
-    id_column: str | None = None,
+    id_column: str | Sequence[str] | None = None,
     image_root: str | None = None,
     split: str | None = None,
+    revision: str | None = None,
+    keep_unlabeled: bool = False,
     limit: int | None = None,
 ) -> LabeledImages:
     """Opens a dataset of images.
@@ -81,10 +95,14 @@ def open_images(
     Args:
         data: A file or pattern (Parquet, JSONL, CSV, TSV), a folder of images or of such files, one written by
             `save_to_disk`, or an id on the Hub (`name`, `owner/name`, with `:config` where the dataset has several).
-        label_column: Rows without a label (null) are left out and logged. None asks for no labels.
+        label_column: Its name, or several of which the first that is there is taken; None asks for no labels. Rows
+            without a label (null, an empty list, or -1 in a ClassLabel) are left out and logged.
         image_column: By default `image`, else the only column of images.
         id_column: By default `image_id` or WebDataset's `__key__`; else file name or row number identify a row.
+            Of several names the first that is there.
         split: Needed where the dataset has several.
+        revision: Of a dataset on the Hub.
+        keep_unlabeled: Keeps rows without a label, whose labels are `()`.
         image_root: Folder of the image files that rows name by their paths; by default that of the data.
         limit: Keep the first rows only.
 
@@ -92,18 +110,21 @@ def open_images(
         FileNotFoundError: If there is no such file, folder or dataset.
         ValueError: If a column or split is missing (the message lists those that exist) or no row is left.
     """
-    rows = open_rows(data, split)
+    rows = open_rows(data, split, revision=revision)
     image_column = find_image_column(rows, image_column, data)
+    labels, names = None, {}
     if label_column is not None:
-        check_column(rows, label_column, data, flag="--label_column")
-        rows = drop_unlabeled(rows, label_column, data)
+        label_column = find_column(rows, label_column, data, flag="--label_column")
+        labels, names = read_labels(rows, label_column)
+        if keep_unlabeled:
+            labels = [() if label is None else label for label in labels]
+        rows, labels = drop_unlabeled(rows, labels, data=data, column=label_column)
     if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
+        rows, labels = rows.select(range(min(limit, len(rows)))), labels and labels[:limit]
     if not len(rows):
         raise ValueError(f"{data} has no rows to evaluate" + (f" with a {label_column!r}." if label_column else "."))
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
     folders = image_folders(data, image_root)
-    labels, names = read_labels(rows, label_column) if label_column is not None else (None, {})
     return LabeledImages(
         name=data,
         rows=rows,
@@ -143,17 +164,23 @@ def share_labels(query: LabeledImages, gallery: LabeledImages | None) -> None:
     """
     if gallery is None or query.labels is None or query.label_names == gallery.label_names:
         return
-    has_names = [bool(images.label_names) or isinstance(images.labels[0], str) for images in (query, gallery)]
-    if not all(has_names):
+    is_text = [isinstance(classes_of(images.labels)[0], str) for images in (query, gallery)]
+    if not all(text or images.label_names for text, images in zip(is_text, (query, gallery), strict=True)):
         return
-    for images in (query, gallery):
-        images.labels = [images.label_names.get(label, label) for label in images.labels]
-        images.label_names = {}
-    if not set(query.labels) & set(gallery.labels):
+    for text, images in zip(is_text, (query, gallery), strict=True):
+        if not text:
+            images.labels = [named(label, images.label_names) for label in images.labels]
+            images.label_names = {}
+    if not set(classes_of(query.labels)) & set(classes_of(gallery.labels)):
         raise ValueError(
             f"{query.name} and {gallery.name} have no class in common: {query.labels[0]!r}, ... and "
             f"{gallery.labels[0]!r}, ...; give datasets with the same classes."
         )
+
+
+def named(label: int | tuple[int, ...], names: dict[int, str]) -> str | tuple[str, ...]:
+    """The label, or all of several, by name."""
+    return tuple(names[one] for one in label) if isinstance(label, tuple) else names[label]
 
 
 def find_image_column(rows: datasets.Dataset, image_column: str | None, data: str) -> str:
@@ -174,34 +201,60 @@ def check_column(rows: datasets.Dataset, column: str, data: str, *, flag: str | 
         raise ValueError(f"{data} has no column {column!r}; it has {', '.join(rows.column_names)}.{hint}{choice}")
 
 
-def drop_unlabeled(rows: datasets.Dataset, label_column: str, data: str) -> datasets.Dataset:
-    """Leaves out rows whose label is null, or -1 as a ClassLabel says it, and says how many."""
-    nothing = (None, -1) if isinstance(rows.features[label_column], datasets.ClassLabel) else (None,)
-    kept = [row for row, label in enumerate(rows[label_column]) if label not in nothing]
-    if len(kept) == len(rows):
-        return rows
-    logger.warning(
-        "%s: %d of %d rows have no %s and are left out", data, len(rows) - len(kept), len(rows), label_column
-    )
-    return rows.select(kept)
+def find_column(rows: datasets.Dataset, wanted: str | Sequence[str], data: str, *, flag: str | None = None) -> str:
+    """The first of the columns that is there."""
+    columns = [wanted] if isinstance(wanted, str) else list(wanted)
+    found = next((column for column in columns if column in rows.column_names), columns[0])
+    check_column(rows, found, data, flag=flag)
+    return found
 
 
 def read_labels(rows: datasets.Dataset, label_column: str) -> tuple[list[Any], dict[Any, str]]:
-    """Labels as strings or ints, and the class names of a ClassLabel column."""
-    labels = list(rows[label_column])
-    odd = next((label for label in labels if not isinstance(label, (str, int))), None)
-    if odd is not None:
-        raise ValueError(f"Column {label_column!r} holds a {type(odd).__name__}; a label must be a string or an int.")
-    names = getattr(rows.features[label_column], "names", None) or []
-    return labels, dict(enumerate(names))
+    """Label of each row (None where it has none, a tuple where the column holds lists), and names of the classes.
+
+    I2E numbers its entities anew in every build: its rows are labeled with the ids of their `entities` instead.
+    """
+    if label_column == "entity_labels" and "entities" in rows.column_names:
+        entities = list(rows["entities"])
+        labels = [tuple(entity["entity_id"] for entity in row or ()) or None for row in entities]
+        return labels, {entity["entity_id"]: entity["name"] for row in entities for entity in row or ()}
+    feature = rows.features[label_column]
+    feature = getattr(feature, "feature", feature)  # Of a list.
+    nothing = (None, -1) if isinstance(feature, datasets.ClassLabel) else (None,)
+    labels = [known_labels(label, nothing) for label in rows[label_column]]
+    odd = {type(one) for label in labels if label is not None for one in labels_of(label)} - {str, int, bool}
+    if odd:
+        raise ValueError(f"Column {label_column!r} holds a {odd.pop().__name__}; a label must be a string or an int.")
+    return labels, dict(enumerate(getattr(feature, "names", None) or []))
 
 
-def read_row_ids(rows: datasets.Dataset, *, id_column: str | None, image_column: str, data: str) -> list[str]:
+def known_labels(label: Any, nothing: tuple[Any, ...]) -> Any:
+    """A label or, of a list, a tuple of those that are any; None where there is none."""
+    if isinstance(label, list):
+        return tuple(one for one in label if one not in nothing) or None
+    return None if label in nothing else label
+
+
+def drop_unlabeled(
+    rows: datasets.Dataset, labels: list[Any], *, data: str, column: str
+) -> tuple[datasets.Dataset, list[Any]]:
+    """Leaves out rows without a label, and says how many."""
+    kept = [row for row, label in enumerate(labels) if label is not None]
+    if len(kept) == len(rows):
+        return rows, labels
+    count = len(rows) - len(kept)
+    logger.warning("%s: %d of %d rows have no %s and are left out", data, count, len(rows), column)
+    return rows.select(kept), [labels[row] for row in kept]
+
+
+def read_row_ids(
+    rows: datasets.Dataset, *, id_column: str | Sequence[str] | None, image_column: str, data: str
+) -> list[str]:
     """One distinct string per row: the id column, else the file name, else the row number."""
     if id_column is None:
         id_column = next((name for name in ID_COLUMNS if name in rows.column_names), None)
     else:
-        check_column(rows, id_column, data)
+        id_column = find_column(rows, id_column, data)
     if id_column is not None:
         row_ids = [str(value) for value in rows[id_column]]
     else:

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.label_sets import class_table, classes_of, weighted_by_class
 from evaluation.labeled_images import LabeledImages
-from evaluation.zero_shot import weighted_by_class
 
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,10 @@ MAX_ITERATIONS = 1000
 def evaluate_linear_probe(
     benchmark: Benchmark, embedder: Embedder, *, query: LabeledImages, gallery: LabeledImages | None = None
 ) -> Scores:
-    """Trains on the gallery, tests on the query images; `per class` is the mean over classes of their accuracies."""
+    """Trains on the gallery, tests on the query images; `per class` is the mean over classes of their accuracies.
+
+    A training image with several labels shall have equal probabilities for them; of a test image any label is right.
+    """
     if gallery is None:
         raise ValueError("linear_probe needs --gallery (and --gallery_split): the images that it trains on.")
     if gallery.fingerprint == query.fingerprint:
@@ -31,15 +34,18 @@ def evaluate_linear_probe(
         )
     trained_on, tested_on = embedder(gallery), embedder(query)
     device = embedder.encoder.device
-    classes, train_targets = np.unique(np.asarray(embedded_labels(gallery, trained_on)), return_inverse=True)
-    train_embeds, train_targets = trained_on.image_embeds.to(device), torch.from_numpy(train_targets).to(device)
+    train_labels, labels = embedded_labels(gallery, trained_on), embedded_labels(query, tested_on)
+    classes = classes_of(train_labels)
+    train_embeds, train_targets = trained_on.image_embeds.to(device), class_table(train_labels, classes).to(device)
     chosen = choose_regularization(train_embeds, train_targets, benchmark.regularization)
     probe = fit_probe(train_embeds, train_targets, regularization=chosen)
-    labels = embedded_labels(query, tested_on)
-    predicted = classes[probe.predict(tested_on.image_embeds.to(device)).cpu().numpy()]
-    correct = (predicted == np.asarray(labels)).astype(np.float64)
-    unknown = sum(label not in set(classes.tolist()) for label in labels)
-    if unknown:
+    targets = class_table(labels, classes).to(device)
+    correct = is_right(probe.predict(tested_on.image_embeds.to(device)), targets).double().cpu().numpy()
+    if unknown := int((targets < 0).all(dim=1).sum()):
+        if unknown == len(labels):
+            raise ValueError(
+                f"{query.name} and {gallery.name} have no class in common: {labels[0]!r}, ... and {classes[0]!r}, ..."
+            )
         logger.warning("%d test images have a class without training images and count as wrong", unknown)
     by_query = {"accuracy": correct, "per class": weighted_by_class(correct, labels)}
     counts = {"classes": len(classes), "training_images": len(train_targets)}
@@ -85,7 +91,8 @@ def choose_regularization(image_embeds: torch.Tensor, targets: torch.Tensor, reg
             start=start,
             num_classes=int(targets.max()) + 1,
         )
-        accuracy = (start.predict(image_embeds[is_held_out]) == targets[is_held_out]).double().mean().item()
+        predicted = start.predict(image_embeds[is_held_out])
+        accuracy = is_right(predicted, targets[is_held_out]).double().mean().item()
         if accuracy > best_accuracy:
             best, best_accuracy = value, accuracy
     if best in (min(regularization), max(regularization)):
@@ -94,14 +101,31 @@ def choose_regularization(image_embeds: torch.Tensor, targets: torch.Tensor, reg
 
 
 def hold_out(targets: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
-    """Marks a random fifth of each class, at least one image of a class that has two, bool of shape (rows,)."""
+    """Marks a random fifth of each class, at least one image of a class that has two, bool of shape (rows,).
+
+    An image with several classes is drawn with the first of them.
+    """
     generator = np.random.default_rng(seed)
     is_held_out = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
-    for target in targets.unique():
-        rows = torch.where(targets == target)[0].cpu().numpy()
+    for target in targets[:, 0].unique():
+        rows = torch.where(targets[:, 0] == target)[0].cpu().numpy()
         count = min(max(1, round(HELD_OUT * len(rows))), len(rows) - 1)
         is_held_out[generator.permutation(rows)[:count]] = True
     return is_held_out
+
+
+def is_right(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether the predicted class is one of each row's, bool of shape (rows,)."""
+    return (targets == predicted[:, None]).any(dim=1)
+
+
+def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy with equal probabilities of a row's classes, summed over rows."""
+    if targets.shape[1] == 1:
+        return F.cross_entropy(logits, targets[:, 0], reduction="sum")
+    is_class = targets >= 0
+    log_probabilities = logits.log_softmax(dim=1).gather(1, targets.clamp(min=0))
+    return -((log_probabilities * is_class).sum(dim=1) / is_class.sum(dim=1)).sum()
 
 
 def fit_probe(
@@ -112,11 +136,11 @@ def fit_probe(
     start: Probe | None = None,
     num_classes: int | None = None,
 ) -> Probe:
-    """Minimises C * sum of cross entropies + |weight|^2 / 2, as scikit-learn's LogisticRegression does.
+    """Minimizes C * sum of cross entropies + |weight|^2 / 2, as scikit-learn's LogisticRegression does.
 
     Args:
         image_embeds: Shape (rows, D), on the device that fits.
-        targets: int64 of shape (rows,).
+        targets: Classes of each row, int64 of shape (rows, most classes of a row); -1 fills up.
         start: Where to start; a solution for another C saves most iterations.
     """
     num_rows, dim = image_embeds.shape
@@ -140,7 +164,7 @@ def fit_probe(
         total = weight.square().sum() / (2 * regularization * num_rows)
         total.backward()
         for embeds, wanted in zip(image_embeds.split(rows), targets.split(rows), strict=True):
-            loss = F.cross_entropy(F.linear(embeds, weight, bias), wanted, reduction="sum") / num_rows
+            loss = summed_cross_entropy(F.linear(embeds, weight, bias), wanted) / num_rows
             loss.backward()
             total = total + loss.detach()
         return total.detach()

@@ -26,7 +26,7 @@ SPLITS = {
 }
 
 
-def open_rows(data: str, split: str | None) -> datasets.Dataset:
+def open_rows(data: str, split: str | None, *, revision: str | None = None) -> datasets.Dataset:
     """Opens one split of a file, pattern, folder or Hub id.
 
     Raises:
@@ -38,7 +38,7 @@ def open_rows(data: str, split: str | None) -> datasets.Dataset:
     elif files := find_files(data):
         loaded = load_files(files, data)
     else:
-        loaded = open_hub_rows(data)
+        loaded = open_hub_rows(data, revision)
     if isinstance(loaded, datasets.Dataset):
         return loaded
     if split is None and len(loaded) > 1:
@@ -129,13 +129,13 @@ def image_rows(paths: Sequence[Path], features: datasets.Features) -> datasets.D
     return datasets.Dataset.from_dict(columns, features=features)
 
 
-def open_hub_rows(data: str) -> datasets.DatasetDict:
+def open_hub_rows(data: str, revision: str | None) -> datasets.DatasetDict:
     """Loads `name[:config]` from the Hub."""
     name, _, config_name = data.partition(":")
     if not HUB_ID.fullmatch(name) or Path(name).suffix in {*SUFFIXES, ".json", ".tar", ".zip"}:
         raise FileNotFoundError(f"{data} does not exist. Give a Parquet file, a folder of images, or a dataset id.")
     try:
-        return datasets.load_dataset(name, config_name or None)
+        return datasets.load_dataset(name, config_name or None, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{data} is neither here nor reachable as a dataset on the Hub: {error}") from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

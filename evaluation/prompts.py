@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+from evaluation.label_sets import classes_of
 from evaluation.labeled_images import LabeledImages
 from modeling_mofi.bundled import find_config
 
@@ -57,7 +58,7 @@ def read_class_names(class_names: str | None, images: LabeledImages, data: str) 
     Raises:
         ValueError: If a label has no name.
     """
-    present = sorted(set(images.labels))
+    present = classes_of(images.labels)
     if class_names is None:
         names = images.label_names or {label: label for label in present if isinstance(label, str)}
         names = {label: name.replace("_", " ") for label, name in names.items()}

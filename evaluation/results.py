@@ -47,6 +47,7 @@ class Result:
         counts: Images, unreadable images, duplicates, queries without anything relevant.
         unreadable: Why an image could not be read, by row id.
         settings: The task's arguments, and what it chose itself.
+        curves: Points of open-set curves by name, (false positive rate, rate of right names).
     """
 
     benchmark: str
@@ -57,6 +58,7 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 def mean_with_interval(scores: np.ndarray, *, num_resamples: int = 1000, seed: int = 0) -> Value:
@@ -73,6 +75,19 @@ def mean_with_interval(scores: np.ndarray, *, num_resamples: int = 1000, seed: i
     means = [scores[generator.integers(len(scores), size=len(scores))].mean() for _ in range(num_resamples)]
     low, high = np.quantile(means, [0.025, 0.975]) if means else (np.nan, np.nan)
     return Value(float(scores.mean()), float(low), float(high), len(scores))
+
+
+def suite_results(name: str, results: list[Result], *, num_benchmarks: int) -> list[Result]:
+    """The one number of a suite for each model that ran on all of it: the mean of each benchmark's first metric."""
+    means = []
+    for model in dict.fromkeys(result.model for result in results):
+        firsts = [next(iter(result.values.values())).value for result in results if result.model == model]
+        if len(firsts) == num_benchmarks:
+            mean = Value(float(np.mean(firsts)), num_queries=num_benchmarks)
+            means.append(
+                Result(f"suite: {name}", "suite", name, model, {f"mean of {num_benchmarks} first metrics": mean})
+            )
+    return means
 
 
 def write_results(path: Path, results: list[Result], *, settings: dict[str, Any], published: Published) -> None:

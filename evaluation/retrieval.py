@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.label_sets import is_alone, labels_of
 from evaluation.labeled_images import LabeledImages
 from metrics.knn_accuracy.knn_accuracy import knn_correct
 from metrics.retrieval_map.retrieval_map import average_precision
@@ -41,8 +42,9 @@ def one_query_per_class(embeds: torch.Tensor, labels: list[Any]) -> dict[str, np
 
 
 def split_queries(labels: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the first image of each class, and all other rows."""
-    firsts = np.unique(np.asarray(labels), return_index=True)[1]
+    """Rows of the first image of each class, in the order of the classes, and all other rows."""
+    found = {one: row for row, label in reversed(list(enumerate(labels))) for one in labels_of(label)}
+    firsts = np.array(list(dict.fromkeys(found[one] for one in sorted(found))))
     others = np.setdiff1d(np.arange(len(labels)), firsts)
     if not len(others):
         raise ValueError("Every class has one image; one_query_per_class needs classes with two.")
@@ -59,6 +61,9 @@ def retrieval(
 ) -> dict[str, np.ndarray]:
     """Scores of each query, float64 of shape (num_queries,); NaN where nothing relevant can be found.
 
+    `mAP`: average precision over the full ranking; relevant are the images that share a label with the query.
+    `1-NN`: whether the nearest image shares a label.
+
     Args:
         query_embeds: Unit-length rows of shape (num_queries, D).
         gallery_embeds: Unit-length rows that are searched; None searches the queries themselves.
@@ -69,9 +74,3 @@ def retrieval(
     correct = knn_correct(query_embeds, query_labels, gallery_embeds, gallery_labels, k=1).astype(np.float64)
     correct[is_alone(query_labels) if gallery_labels is None else np.isnan(precisions)] = np.nan
     return {"mAP": precisions, "1-NN": correct}
-
-
-def is_alone(labels: list[Any]) -> np.ndarray:
-    """Whether no other image has the same label, bool of shape (len(labels),)."""
-    _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    return counts[inverse] == 1

@@ -1,11 +1,10 @@
 """Zero-shot classification: the class whose prompts' mean text embedding is nearest to the image."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.label_sets import labels_of, weighted_by_class
 from evaluation.labeled_images import LabeledImages
 from evaluation.prompts import read_class_names, read_prompts
 
@@ -20,7 +19,8 @@ def evaluate_zero_shot(
     labels = embedded_labels(query, embedded)
     class_embeds = embed_classes(embedder, list(names.values()), prompts)  # [classes, D]
     predicted = classify(embedded.image_embeds.to(class_embeds.device), class_embeds)
-    correct = np.array([list(names)[place] == label for place, label in zip(predicted, labels, strict=True)], float)
+    named = [list(names)[place] for place in predicted]
+    correct = np.array([name in labels_of(label) for name, label in zip(named, labels, strict=True)], float)
     by_query = {"accuracy": correct, "per class": weighted_by_class(correct, labels)}
     return Scores(by_query, query=embedded, counts={"classes": len(names), "prompts": len(prompts)})
 
@@ -51,9 +51,3 @@ def first_of_largest(scores: torch.Tensor) -> torch.Tensor:
     """The first column with the largest score of each row; `argmax` leaves open which."""
     columns = torch.arange(scores.shape[1], device=scores.device)
     return torch.where(scores == scores.max(dim=1, keepdim=True).values, columns, scores.shape[1]).min(dim=1).values
-
-
-def weighted_by_class(correct: np.ndarray, labels: list[Any]) -> np.ndarray:
-    """Scores whose mean over images is the mean over classes of the class means; classes without images are absent."""
-    _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    return correct * (len(labels) / len(counts) / counts[inverse])

@@ -76,6 +76,21 @@ def test_the_command_ends_with_one_line_on_a_mistake(monkeypatch):
         run_command(evaluate_mofi.main)
 
 
+@pytest.mark.parametrize("task", ["retrieval", "knn", "linear_probe", "zero_shot"])
+def test_i2e_is_evaluated_as_it_is(run, tiny_i2e, clip_folder, tmp_path, task):  # noqa: F811
+    validation = tiny_i2e / "data" / "validation-00000-of-00001.parquet"
+    shutil.copy(tiny_i2e / "data" / "train-00000-of-00002.parquet", validation)
+    card = (tiny_i2e / "README.md").read_text()
+    split = "{split: validation, path: data/validation-*.parquet}"
+    (tiny_i2e / "README.md").write_text(card.replace("{split: train", f"{split}, {{split: train"))
+    data = ["--data", tiny_i2e, "--split", "validation", "--gallery_split", "train", "--bootstrap", 0, "--ks", 1]
+    options = ["--figures", tmp_path / "figures", "--regularization", 1]
+    (result,) = run("--model", clip_folder, "--task", task, *data, *options)
+    assert result.counts["images"] == 12
+    if task == "knn":
+        assert result.values["k=1"].value == 1.0  # The images themselves are in the gallery.
+
+
 def test_benchmarks_of_a_recipe_run_by_name(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -156,7 +171,12 @@ def test_neighbors_vote_between_the_splits_of_a_folder(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("recipe", "count"),
-    [("configs/eval_vtab.yaml", 38), ("configs/eval_paper.yaml", 5), ("configs/eval_sample_naming.yaml", 8)],
+    [
+        ("configs/suite_retrieval.yaml", 12),
+        ("configs/eval_vtab.yaml", 38),
+        ("configs/eval_paper.yaml", 5),
+        ("configs/eval_sample_naming.yaml", 8),
+    ],
 )
 def test_the_recipes_are_valid_and_complete(recipe, count):
     types = (evaluate_mofi.EvaluationArguments, Benchmark)
@@ -166,6 +186,27 @@ def test_the_recipes_are_valid_and_complete(recipe, count):
     assert len(benchmarks) == count
     named = {name for row in (args.published or {}).values() for name in row}
     assert named <= set(benchmarks)
+
+
+def test_a_suite_is_a_recipe_with_one_mean_per_model(monkeypatch, run, tmp_path, colors_file):  # noqa: F811
+    assert evaluate_mofi.with_suite(["--model", "m", "--suite", "retrieval"])[0] == "suite_retrieval.yaml"
+    (tmp_path / "suite_own.yaml").write_text(
+        f"label_column: color\nbenchmarks:\n  a: {{data: {colors_file}}}\n  b: {{data: {colors_file}, task: knn}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    results = run("--suite", "own", "--model", "pixels", "--output", "out.json", "--figures", "figures")
+    assert [result.benchmark for result in results] == ["a", "b", "suite: own"]
+    firsts = [next(iter(result.values.values())).value for result in results]
+    assert firsts[2] == (firsts[0] + firsts[1]) / 2
+    assert (
+        "suite: own" in (tmp_path / "out.model-index.json").read_text() and (tmp_path / "figures/bars.png").is_file()
+    )
+
+
+def test_near_duplicates_of_training_data_are_left_out(run, colors_file):  # noqa: F811
+    arguments = "--model", "pixels", "--label_column", "color", "--data", colors_file
+    with pytest.raises(ValueError, match="are near-duplicates of images"):
+        run(*arguments, "--training_data", colors_file)
 
 
 def test_models_are_named_by_hand_by_their_last_part_or_by_their_path(tmp_path):

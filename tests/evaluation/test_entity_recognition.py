@@ -56,6 +56,31 @@ def test_the_text_tower_names_unseen_entities_of_the_knowledge_base(checkpoint, 
     assert scores.counts == {"entities": 2, "unseen_entities": 1}
 
 
+def test_images_of_no_candidate_are_nil_and_shall_get_no_name(checkpoint, images, tmp_path):
+    (tmp_path / "ids.txt").write_text("Q-red\nQ-green\n")
+    lines = [{"entity_id": f"Q-{name}", "name": name, "description": "a color"} for name in ("red", "green", "blue")]
+    (tmp_path / "kb.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    images.labels[-1] = ()  # Nothing known of it.
+    entities = {"entities": str(tmp_path / "ids.txt"), "knowledge_base": str(tmp_path / "kb.jsonl")}
+    scores = evaluate_entity_recognition(Benchmark(nil=True, **entities), checkpoint, query=images)
+    np.testing.assert_array_equal(scores.by_query["text top-1"], [1.0] * 8 + [np.nan] * 4)
+    for name in ("AUROC", "DIR at 1% FPIR", "DIR at 10% FPIR"):
+        assert np.nanmean(scores.by_query[f"text {name}"]) == 1.0
+    assert scores.counts == {"entities": 2, "nil_images": 4} and scores.curves["both"][0] == (0.0, 1.0)
+    with pytest.raises(ValueError, match="4 of 4 images are NIL"):
+        evaluate_entity_recognition(Benchmark(nil=True, **entities), checkpoint, query=images.only([8, 9, 10, 11]))
+    with pytest.raises(ValueError, match="ids.txt lists ids only; give --knowledge_base"):
+        evaluate_entity_recognition(Benchmark(entities=entities["entities"]), checkpoint, query=images)
+
+
+def test_of_several_entities_any_is_right_and_the_most_common_gives_the_band(checkpoint, images):
+    images.labels = [("Q-red", "Q-green") if label == "Q-red" else (label,) for label in images.labels]
+    scores = evaluate_entity_recognition(Benchmark(), checkpoint, query=images).by_query
+    np.testing.assert_array_equal(scores["head top-1"], [1.0] * 8 + [np.nan] * 4)
+    np.testing.assert_array_equal(scores["head top-1, 10-99 images"], [1.0] * 8 + [np.nan] * 4)
+    assert "head top-1, 1-9 images" not in scores
+
+
 def test_both_ranks_by_the_mean_of_the_cosines():
     images = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
     head, text = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)), dim=2)
@@ -98,7 +123,7 @@ def test_the_sample_knowledge_base_reads_without_unpacking():
 def test_an_entity_without_images_is_in_no_band(tmp_path):
     write_entities(tmp_path, counts=(0, 1000))
     seen = read_entities(str(tmp_path / "entities.parquet"))
-    scores = scores_by_band({"head": np.array([1.0, 1.0])}, ["Q-red", "Q-green"], seen)
+    scores = scores_by_band({"head": np.array([1.0, 1.0])}, [("Q-red",), ("Q-green",)], seen)
     assert list(scores) == ["head top-1", "head top-5", "head top-1, 1000+ images"]
 
 

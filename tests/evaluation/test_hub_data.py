@@ -63,6 +63,18 @@ benchmarks:
      class_names: classnames.txt, prompts: "me/colors:prompts.txt"}
   entities: {task: entity_recognition, data: me/colors, split: test, label_column: entity_id}
   flat: {task: gpr1200, data: me/flat}
+  listed: {task: listed_retrieval, data: me/listed, revision: main}
+  revisited: {task: listed_retrieval, data: me/listed, protocol: revisited}
+"""
+LISTED_CARD = b"""---
+configs:
+- config_name: query
+  data_files: [{split: test, path: query-*}]
+- config_name: corpus
+  data_files: [{split: corpus, path: corpus-*}]
+- config_name: qrels
+  data_files: [{split: test, path: qrels-*}]
+---
 """
 
 
@@ -74,9 +86,32 @@ def rows(count):
         "label": [row % 3 for row in range(count)],
         "entity_id": [f"Q{row % 3}" for row in range(count)],
     }
+    return parquet(**table)
+
+
+def parquet(**columns):
+    """A Parquet file."""
     content = io.BytesIO()
-    pq.write_table(pa.table(table), content)
+    pq.write_table(pa.table(columns), content)
     return content.getvalue()
+
+
+def listed_set():
+    """Queries, corpus and lists in the layout of MTEB's image sets; query q0 is in the corpus as c0.
+
+    The list of q0 names its color as relevant and one image of another color as wrong; all others are not listed.
+    """
+    files = [picture(list(COLORS.values())[row % 3], seed=row) for row in range(6)]
+    image = lambda content: {"bytes": content, "path": None}  # noqa: E731
+    query = {"id": ["q0", "q1"], "modality": ["image"] * 2, "image": [image(files[0]), image(files[1])]}
+    corpus = {"id": [f"c{row}" for row in range(6)], "modality": ["image"] * 6, "image": list(map(image, files))}
+    lists = {"query-id": ["q0", "q0", "q0"], "corpus-id": ["c0", "c3", "c4"], "score": pa.array([1, 1, 0], pa.int8())}
+    return {
+        "README.md": LISTED_CARD,
+        "query-00000-of-00001.parquet": parquet(**query),
+        "corpus-00000-of-00001.parquet": parquet(**corpus),
+        "qrels-00000-of-00001.parquet": parquet(**lists),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +141,7 @@ def hub(checkpoint_files):
             for category, color in enumerate(COLORS.values())
             for seed in range(2)
         }
+        hub.files["datasets/me/listed"] = listed_set()
         hub.files["me/mofi"] = checkpoint_files
         yield hub
 
@@ -131,9 +167,22 @@ def test_data_sets_and_models_of_the_hub_are_evaluated(done):
         "names": 9,
         "entities": 9,
         "flat": 6,
+        "listed": 2,
+        "revisited": 2,
     }
     assert results["names"]["counts"]["classes"] == 3
     assert results["flat"]["values"]["Landmarks"]["num_queries"] == 6
+
+
+def test_lists_of_the_hub_say_what_is_relevant(done):
+    listed, revisited = done[1]["listed"], done[1]["revisited"]
+    assert list(listed["values"]) == ["mAP", "R@1", "mMP@5"]
+    assert list(revisited["values"]) == ["mAP", "mP@1", "mP@5", "mP@10"]
+    for result in (listed, revisited):
+        assert result["counts"] | {"excluded_queries": 1, "corpus": 6} == result["counts"]
+        assert result["values"]["mAP"]["num_queries"] == 1
+    # Without junk two images are left, c3 and c4, and of the same file c0 none: the first of two, or the second.
+    assert revisited["values"]["mAP"]["value"] in (1.0, 0.25)
 
 
 def test_the_head_of_a_model_of_the_hub_names_entities(done):

@@ -35,3 +35,12 @@ def test_string_labels_vote():
         "k=3": [1.0],
         "k=3 weighted": [0.0],
     }
+
+
+def test_neighbors_vote_for_each_of_their_labels():
+    gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    labels = [("a", "b"), ("b", "c"), ("a",)]
+    scores = knn(torch.tensor([[1.0, 0.0]]), [("b", "z")], gallery, labels, ks=[1, 2], temperature=0.07)
+    assert scores["k=1"].tolist() == scores["k=2"].tolist() == [1.0]
+    scores = knn(torch.tensor([[1.0, 0.0]]), [("a", "z")], gallery, labels, ks=[1, 2], temperature=0.07)
+    assert scores["k=1"].tolist() == [1.0] and scores["k=2"].tolist() == [0.0]  # With two, b has two votes.

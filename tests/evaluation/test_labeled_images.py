@@ -239,3 +239,35 @@ def test_another_file_under_the_same_name_changes_the_fingerprint(tmp_path):
     assert open_images(data).fingerprint == before
     (tmp_path / "photos" / "cat" / "a.png").write_bytes(picture(COLORS["blue"], size=(30, 30)))
     assert open_images(data).fingerprint != before
+
+
+def entity(entity_id):
+    return {"entity_id": entity_id, "name": entity_id.lower(), "description": "", "similarity": 0.3}
+
+
+def test_rows_of_i2e_are_labeled_with_the_ids_of_their_entities(write_rows, caplog):
+    rows = [["Q1", "Q2"], [], ["Q2"]]
+    data = write_rows(
+        image=[picture(COLORS["red"], seed=seed) for seed in range(3)],
+        entities=[[entity(entity_id) for entity_id in row] for row in rows],
+        entity_labels=[[0, 1], [], [1]],
+    )
+    images = open_images(data, label_column=("label", "entity_labels"))
+    assert images.labels == [("Q1", "Q2"), ("Q2",)] and images.label_names["Q2"] == "q2"
+    assert "1 of 3 rows have no entity_labels" in caplog.text
+
+
+def test_lists_of_classes_lose_those_that_are_none(write_rows):
+    data = write_rows(image=[picture(COLORS["red"])] * 3, classes=[[3, None], [None], [7]])
+    assert open_images(data, label_column="classes").labels == [(3,), (7,)]
+
+
+def test_entities_keep_their_ids_beside_another_build(write_rows):
+    files = [picture(COLORS["red"], seed=seed) for seed in range(2)]
+    sets = [
+        write_rows(f"{name}.parquet", image=files, entity_labels=labels, entities=[[entity(i)] for i in ids])
+        for name, labels, ids in (("a", [[0], [1]], ["Q1", "Q2"]), ("b", [[0], [1]], ["Q2", "Q3"]))
+    ]
+    query, gallery = (open_images(data, label_column="entity_labels") for data in sets)
+    share_labels(query, gallery)
+    assert query.labels == [("Q1",), ("Q2",)] and gallery.labels == [("Q2",), ("Q3",)]

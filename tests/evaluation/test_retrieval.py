@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from evaluation.retrieval import one_query_per_class, retrieval
+from evaluation.retrieval import is_alone, one_query_per_class, retrieval, split_queries
 
 
 EMBEDS = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [0.6, 0.5]]))
@@ -27,3 +27,10 @@ def test_a_class_absent_from_the_gallery_counts_nowhere():
 def test_the_first_image_of_each_class_searches_the_others():
     scores = one_query_per_class(EMBEDS, ["a", "a", "b", "b", "c"])
     np.testing.assert_array_equal(scores["1-NN"], [1, 1, np.nan])
+
+
+def test_images_that_share_any_label_match():
+    scores = retrieval(EMBEDS[:4], [("a", "x"), ("b", "a"), ("c",), ("c", "a")])
+    np.testing.assert_allclose(scores["mAP"], [(1 + 2 / 2) / 2, (1 + 2 / 2) / 2, 1, (1 + 2 / 2 + 3 / 3) / 3])
+    assert is_alone([("a", "x"), ("b", "a"), ("c",), ("d",)]).tolist() == [False, False, True, True]
+    assert [rows.tolist() for rows in split_queries([("b", "a"), ("a",), ("c", "b"), ("c",)])] == [[0, 2], [1, 3]]

@@ -5,8 +5,9 @@ import torch
 from evaluation import zero_shot
 from evaluation.benchmark import Benchmark, Embedder
 from evaluation.encoders import PixelEncoder, load_encoder
+from evaluation.label_sets import weighted_by_class
 from evaluation.labeled_images import open_images
-from evaluation.zero_shot import classify, embed_classes, evaluate_zero_shot, weighted_by_class
+from evaluation.zero_shot import classify, embed_classes, evaluate_zero_shot
 from tests.evaluation.conftest import COLORS, picture
 
 
@@ -68,3 +69,9 @@ def test_a_class_without_images_may_be_predicted_and_does_not_count(colors, writ
 def test_the_first_of_equally_near_classes_wins(monkeypatch):
     assert classify(torch.ones(3, 2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), rows=2) == [1, 1, 1]
     assert zero_shot.first_of_largest(torch.tensor([[1.0, 2.0, 2.0]])).tolist() == [1]
+
+
+def test_an_image_of_several_classes_counts_in_the_mean_of_each():
+    # Class a: images 0, 1, 3 with 1, 0, 1; class b: images 1, 2 with 0, 1.
+    weighted = weighted_by_class(np.array([1.0, 0.0, 1.0, 1.0]), ["a", ("a", "b"), "b", ("a",)])
+    assert weighted.mean() == pytest.approx((2 / 3 + 1 / 2) / 2)
