@@ -161,13 +161,12 @@ class Demo:
         return sorted({names[len(names) * place // NUM_EXAMPLES] for place in range(NUM_EXAMPLES)}) if names else []
 
 
-class UploadedImage(gr.Image):
-    """`gr.Image` that hands over the file as it came: Gradio's own opens it, with every decoder Pillow has."""
-
-    is_template = True  # The browser's side is that of `gr.Image`.
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
+def uploaded_image(**options: Any) -> gr.Image:
+    """An image that is handed over as the file that came: Gradio itself opens it, with every decoder Pillow has."""
+    image = gr.Image(type="filepath", **options)
+    # Not by a subclass, of which Gradio would write a stub beside this file.
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    return image
 
 
 def refuse_query(text: str | None) -> str | None:
@@ -198,7 +197,7 @@ def build_app(demo: Demo) -> gr.Blocks:
 def name_tab(demo: Demo) -> None:
     with gr.Row():
         with gr.Column(scale=2):
-            image = UploadedImage(type="filepath", label="Drop an image", height=340, elem_id="query-image")
+            image = uploaded_image(label="Drop an image", height=340, elem_id="query-image")
             folder = tempfile.mkdtemp(prefix="mofi-examples-")
             gr.set_static_paths([folder])  # Served from here, not from the cache, of which files are deleted.
             if examples := demo.example_images(Path(folder)):

@@ -99,7 +99,7 @@ def test_a_failure_clears_the_old_answer_and_shows_one_message(demo, monkeypatch
 
 @pytest.mark.parametrize("name", ["page.eps", "thin.png"])
 def test_postscript_and_thin_images_are_refused_before_anything_opens_them(demo, tmp_path, monkeypatch, name):
-    from app import UploadedImage
+    from app import uploaded_image
     from gradio.data_classes import ImageData
 
     path = tmp_path / name
@@ -108,7 +108,7 @@ def test_postscript_and_thin_images_are_refused_before_anything_opens_them(demo,
     else:
         Image.new("RGB", (9, 9)).save(path)
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
-    handed = UploadedImage(type="filepath").preprocess(ImageData(path=str(path), orig_name=name))
+    handed = uploaded_image().preprocess(ImageData(path=str(path), orig_name=name))
     html, nearest = demo.name_entities(handed)
     assert f"{name} cannot be shown: " in html and nearest == []
 
