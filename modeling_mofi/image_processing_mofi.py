@@ -30,7 +30,7 @@ class MofiImageProcessor(PilBackend):
     The defaults are the release's transform: shorter edge to 224, bilinear without antialiasing. `CLIPImageProcessor`
     is not equivalent: it resizes 8-bit images, bicubic, with antialiasing. A `size` with `height` and `width`
     stretches the image instead. Beyond the release, images are turned upright as their EXIF data say, transparent
-    ones laid on white and 16-bit ones scaled to 8.
+    ones, arrays of four channels too, laid on white and 16-bit ones scaled to 8.
 
     Source: https://github.com/apple/ml-mofi (eval/utils.py).
     """
@@ -93,8 +93,9 @@ class MofiImageProcessor(PilBackend):
     ) -> BatchFeature:
         pixel_values = []
         for array in images:
+            white = 255.0 if array.dtype == np.uint8 else 1 / rescale_factor if do_rescale else 1.0
             image = torch.as_tensor(np.ascontiguousarray(array)).float()
-            image = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
+            image = three_channels(image, white=white) if len(image_mean) == 3 else image
             if do_rescale:
                 image = image * rescale_factor
             if do_resize:
@@ -107,6 +108,25 @@ class MofiImageProcessor(PilBackend):
                 image = (image - mean) / std
             pixel_values.append(image.numpy())
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+
+def three_channels(image: torch.Tensor, *, white: float) -> torch.Tensor:
+    """RGB `[3, H, W]` out of one channel, which is gray, three, or four, of which the last is opacity.
+
+    Args:
+        white: The largest level.
+
+    Raises:
+        ValueError: If the image has another number of channels.
+    """
+    if len(image) == 1:
+        return image.expand(3, -1, -1)
+    if len(image) == 4:
+        opacity = image[3:] / white
+        return image[:3] * opacity + white * (1 - opacity)
+    if len(image) != 3:
+        raise ValueError(f"An image has {len(image)} channels; it must have 1 (gray), 3 (RGB) or 4 (RGBA).")
+    return image
 
 
 def bound_aspect_ratio(image: torch.Tensor, size: SizeDict, *, do_center_crop: bool) -> torch.Tensor:

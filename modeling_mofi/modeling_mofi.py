@@ -38,6 +38,8 @@ class MofiOutput(ModelOutput):
         image_embeds (`torch.Tensor` of shape `(images, projection_dim)`): Unit-length image embeddings.
         text_model_output: Output of the text tower, its `pooler_output` projected.
         vision_model_output: Output of the vision tower, its `pooler_output` projected.
+        pooler_output (`torch.Tensor` of shape `(images, projection_dim)`): `image_embeds` where images came alone,
+            under the name that the pipeline `image-feature-extraction` asks for with `pool=True`.
     """
 
     loss: torch.Tensor | None = None
@@ -47,6 +49,7 @@ class MofiOutput(ModelOutput):
     image_embeds: torch.Tensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
+    pooler_output: torch.Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
@@ -196,10 +199,12 @@ class MofiModel(MofiPreTrainedModel):
             return_loss: Whether to add the contrastive loss; needs as many images as texts.
 
         Raises:
-            ValueError: If neither `input_ids` nor `pixel_values` is given.
+            ValueError: If neither `input_ids` nor `pixel_values` is given, or not both with `return_loss`.
         """
         if input_ids is None and pixel_values is None:
             raise ValueError("MofiModel got neither input_ids nor pixel_values; give it texts, images or both.")
+        if return_loss and (input_ids is None or pixel_values is None):
+            raise ValueError("return_loss asks for the contrast of images and texts; give input_ids and pixel_values.")
         vision = text = image_embeds = text_embeds = logits_per_text = loss = None
         if pixel_values is not None:
             vision = self.get_image_features(
@@ -221,4 +226,5 @@ class MofiModel(MofiPreTrainedModel):
                     image_embeds.to(text_embeds.device), text_embeds, logit_scale=logit_scale, logit_bias=logit_bias
                 )
         logits_per_image = None if logits_per_text is None else logits_per_text.t()
-        return MofiOutput(loss, logits_per_image, logits_per_text, text_embeds, image_embeds, text, vision)
+        pooled = image_embeds if text is None else None
+        return MofiOutput(loss, logits_per_image, logits_per_text, text_embeds, image_embeds, text, vision, pooled)

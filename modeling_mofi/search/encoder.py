@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from ..data.images import read_image
 from ..modeling_mofi import MofiModel
 from ..processing_mofi import MofiProcessor
+from .vector_search import check_lists
 
 
+SILENT_SECONDS = 5  # Before a progress bar.
 # One query or several: images and image files, or texts, or embeddings `[B, D]`.
 Queries = str | Path | Image.Image | Sequence[str] | Sequence[Path | Image.Image] | torch.Tensor
 
@@ -53,10 +56,12 @@ class MofiEncoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeds texts, cut off at the context's length: unit length, fp32, on the CPU, `[len(texts), D]`."""
+        check_lists(texts=texts)
         return self._encode(texts, "text", "text_embeds")
 
     def encode_entities(self, names: Sequence[str], descriptions: Sequence[str | None]) -> torch.Tensor:
         """Embeds entities by name and description, `[len(names), D]`."""
+        check_lists(names=names, descriptions=descriptions)
         return self.encode_texts(
             [self.processor.entity_text(*entity) for entity in zip(names, descriptions, strict=True)]
         )
@@ -86,7 +91,8 @@ class MofiEncoder:
     def _encode(self, values: Sequence[Image.Image | str], argument: str, output: str) -> torch.Tensor:
         options = text_options(self.model, self.processor.tokenizer) if argument == "text" else {}
         batches = []
-        for start in range(0, len(values), self.batch_size):
+        starts = range(0, len(values), self.batch_size)
+        for start in tqdm(starts, desc=f"embed {argument}", unit="batch", delay=SILENT_SECONDS):
             batch = {argument: list(values[start : start + self.batch_size])}
             inputs = self.processor(**batch, **options, return_tensors="pt").to(self.model.device)
             batches.append(self.model(**inputs)[output].float().cpu())

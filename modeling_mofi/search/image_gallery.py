@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..data.images import UnreadableImage, read_image
-from .encoder import MofiEncoder, Queries
+from .encoder import SILENT_SECONDS, MofiEncoder, Queries
 from .vector_search import VectorSearch, check_lists
 
 
 logger = logging.getLogger(__name__)
 
-SILENT_SECONDS = 5
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -50,19 +50,25 @@ class ImageGallery:
         return len(self.paths)
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike, encoder: MofiEncoder) -> "ImageGallery":
+    def from_folder(
+        cls, folder: str | os.PathLike, encoder: MofiEncoder, *, num_workers: int | None = None
+    ) -> "ImageGallery":
         """Embeds all images below a folder; files that cannot be read are listed in `unreadable`.
+
+        Args:
+            num_workers: Threads that open the images of a batch while the model embeds the one before; by default one
+                for each core, at most eight.
 
         Raises:
             ValueError: If there is no readable image.
         """
         files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
         vectors, paths, unreadable = [torch.empty(0, encoder.projection_dim)], [], {}
-        starts = range(0, len(files), encoder.batch_size)
-        for start in tqdm(starts, desc="embed images", unit="batch", delay=SILENT_SECONDS):
-            images, readable = read_images(files[start : start + encoder.batch_size], unreadable)
-            vectors.append(encoder.encode_images(images))
-            paths += readable
+        for batch in read_ahead(files, batch_size=encoder.batch_size, num_workers=num_workers):
+            unreadable |= {path: image for path, image in batch if isinstance(image, str)}
+            readable = [(path, image) for path, image in batch if not isinstance(image, str)]
+            vectors.append(encoder.encode_images([image for _, image in readable]))
+            paths += [path for path, _ in readable]
         if not paths:
             raise ValueError(f"{folder} has no readable image ({len(files)} image files, none could be opened).")
         for path, reason in unreadable.items():
@@ -90,13 +96,23 @@ class ImageGallery:
             return cls(file.get_tensor("vectors"), json.loads(file.metadata()["paths"]), encoder)
 
 
-def read_images(files: Sequence[Path], unreadable: dict[str, str]) -> tuple[list[Image.Image], list[str]]:
-    """The images that can be read, and their paths; the reasons of the others are noted."""
-    images, paths = [], []
-    for path in files:
-        try:
-            images.append(read_image(path))
-            paths.append(str(path))
-        except UnreadableImage as error:
-            unreadable[str(path)] = str(error)
-    return images, paths
+def read_ahead(
+    files: Sequence[Path], *, batch_size: int, num_workers: int | None
+) -> Iterator[list[tuple[str, Image.Image | str]]]:
+    """Batches of paths with their images, or with the reason why there is none; the next one is opened meanwhile."""
+    num_workers = num_workers or min(8, os.cpu_count() or 1)
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    with ThreadPoolExecutor(num_workers) as threads:
+        waiting = threads.map(read_or_reason, batches[0]) if batches else None
+        for place in tqdm(range(len(batches)), desc="embed images", unit="batch", delay=SILENT_SECONDS):
+            batch = list(waiting)
+            waiting = threads.map(read_or_reason, batches[place + 1]) if place + 1 < len(batches) else None
+            yield batch
+
+
+def read_or_reason(path: Path) -> tuple[str, Image.Image | str]:
+    """The path and its image, or the reason why it has none."""
+    try:
+        return str(path), read_image(path)
+    except UnreadableImage as error:
+        return str(path), str(error)

@@ -156,3 +156,20 @@ def test_settings_survive_saving(tmp_path):
     torch.testing.assert_close(
         *(kind(image, return_tensors="pt")["pixel_values"] for kind in (loaded, processor)), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_arrays_of_four_channels_are_laid_on_white(dtype):
+    array = noise(20, 16, channels=4)
+    expected = MofiImageProcessor()(Image.fromarray(array), return_tensors="pt").pixel_values
+    for image in (array.astype(dtype), array.astype(dtype).transpose(2, 0, 1)):
+        laid = MofiImageProcessor()(image, return_tensors="pt").pixel_values
+        torch.testing.assert_close(laid, expected, atol=0.02, rtol=0)  # Pillow rounds to whole levels.
+    scaled = MofiImageProcessor(do_rescale=False)(array.astype(np.float32) / 255, return_tensors="pt").pixel_values
+    torch.testing.assert_close(scaled, expected, atol=0.02, rtol=0)
+
+
+def test_four_channels_with_four_means_stay_four():
+    settings = {"image_mean": [0.0] * 4, "image_std": [1.0] * 4, "input_data_format": "channels_last"}
+    pixels = MofiImageProcessor()(noise(20, 16, channels=4), **settings, return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 4, 224, 224)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import make_tiny_config
 from transformers import AutoModel, AutoModelForImageClassification, BertConfig, CLIPConfig, CLIPModel
 
 from modeling_mofi import (
@@ -279,3 +280,14 @@ def test_initial_weights_follow_the_initializer_factor(tiny_config):
     model = MofiModel(MofiConfig.from_dict(tiny_config.to_dict()))
     assert model.visual_projection.weight.abs().max() < 1e-5
     assert model.logit_scale.item() == pytest.approx(2.6592)
+
+
+def test_a_loss_without_texts_is_refused_and_images_alone_have_a_pooled_output():
+    model = MofiModel(make_tiny_config()).eval()
+    pixels = torch.zeros(2, 3, 16, 16)
+    for inputs in ({"pixel_values": pixels}, {"input_ids": torch.tensor([[0, 4, 2]])}):
+        with pytest.raises(ValueError, match="give input_ids and pixel_values"):
+            model(**inputs, return_loss=True)
+    output = model(pixel_values=pixels)
+    assert output["pooler_output"] is output.image_embeds
+    assert "pooler_output" not in model(pixel_values=pixels, input_ids=torch.tensor([[0, 4, 2]] * 2))

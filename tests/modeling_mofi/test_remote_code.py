@@ -53,6 +53,7 @@ labels = pipeline("zero-shot-image-classification", model=str(folder), **trust)(
 found["labels"] = {label["label"]: label["score"] for label in labels}
 extract = pipeline("image-feature-extraction", model=str(folder), **trust)
 tensors["extracted"] = extract(image, return_tensors=True)
+tensors["pooled"] = extract(image, pool=True, return_tensors=True)
 
 # What a user trains further and saves is published the same way.
 model.save_pretrained(root / "again")
@@ -130,6 +131,7 @@ def test_every_auto_class_finds_its_class(elsewhere):
 def test_pipelines_give_probabilities_and_embeddings(checkpoint, elsewhere):
     assert sum(elsewhere[0]["labels"].values()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(elsewhere[1]["extracted"], checkpoint[1].image_embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(elsewhere[1]["pooled"], checkpoint[1].image_embeds, rtol=0, atol=1e-5)
 
 
 def test_model_saved_again_is_published_again(elsewhere):

@@ -297,6 +297,9 @@ def test_batches_do_not_change_a_gallery(gallery, encoder, tmp_path, monkeypatch
     again = ImageGallery.from_folder(tmp_path / "a [1]", encoder)
     assert again.paths == gallery.paths
     torch.testing.assert_close(again.vectors, gallery.vectors)
+    (tmp_path / "a [1]" / "broken.png").write_bytes(b"")
+    alone = ImageGallery.from_folder(tmp_path / "a [1]", encoder, num_workers=1)
+    assert alone.paths == gallery.paths and list(alone.unreadable.values()) == ["empty image"]
 
 
 def test_a_text_is_no_list_and_lists_are_of_equal_length(checkpoint, encoder):
@@ -314,6 +317,8 @@ def test_a_text_is_no_list_and_lists_are_of_equal_length(checkpoint, encoder):
         index.add_entities(["x", "y"], [None, None], entity_ids="ab")
     with pytest.raises(ValueError, match="entity_ids is the text 'Q0'"):
         index.calibrate(pictures()[:2], "Q0")
+    with pytest.raises(ValueError, match="texts is the text 'a flag'"):
+        encoder.encode_texts("a flag")
     with pytest.raises(ValueError, match="paths is the text 'ab'"):
         ImageGallery(torch.eye(16)[:2], "ab", encoder)
     assert len(index) == 4 and index.calibration is None
