@@ -48,6 +48,8 @@ SKIPPED = {
     'model = MofiModel.from_towers("facebook/dinov3': "loads two encoders of the Hub",
     "python evaluate_mofi.py configs/eval_paper.yaml": "reads gigabytes of datasets on the Hub",
     "python evaluate_mofi.py configs/eval_vtab.yaml": "reads gigabytes of datasets on the Hub",
+    "mofi evaluate --suite retrieval": "reads gigabytes of datasets on the Hub",
+    "python evaluate_mofi.py --model runs/sample/mofi --task entity_recognition": "asks for a list of the reader",
     "hf auth login": "asks for a token; here it is in HF_TOKEN",
 }
 # Run otherwise: smaller. Recipes given later win over those before, flags over recipes.
