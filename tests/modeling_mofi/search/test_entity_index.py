@@ -161,7 +161,7 @@ def test_index_without_a_right_to_publish_stays_in_memory(checkpoint, hub):
 
 def test_names_that_lead_nowhere_are_explained(hub, monkeypatch):
     for name in ("me/nothing", "no/such/folder"):
-        with pytest.raises(ValueError, match=f"{name} is no folder here, and no repository"):
+        with pytest.raises(ValueError, match=f"{name} is no folder here, and no model on the Hub"):
             EntityIndex.from_pretrained(name)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="the Hub is out of reach"):
