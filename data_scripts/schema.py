@@ -7,7 +7,7 @@ exactly was wrong, of which the engine keeps the first few for people.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -62,6 +62,45 @@ KEPT_ENTITY = pa.struct({"entity_id": pa.string(), "similarity": pa.float32()})
 ENTITY = pa.struct(
     {"entity_id": pa.string(), "name": pa.string(), "description": pa.string(), "similarity": pa.float32()}
 )
+
+
+class Mention(TypedDict):
+    """A value of `MENTION`; `start` and `end` index the alt-text as it was."""
+
+    text: str
+    start: int
+    end: int
+    recognizer: str
+
+
+class Candidate(TypedDict):
+    """A value of `CANDIDATE`."""
+
+    mention: int
+    entity_id: str
+    prior: float
+    probability: float
+
+
+class ScoredCandidate(Candidate):
+    """A value of `SCORED_CANDIDATE`."""
+
+    similarity: float
+
+
+class KeptEntity(TypedDict):
+    """A value of `KEPT_ENTITY`."""
+
+    entity_id: str
+    similarity: float
+
+
+class Entity(KeptEntity):
+    """A value of `ENTITY`."""
+
+    name: str
+    description: str
+
 
 # `row` is the row's position in its input shard: with the shard it finds the image again.
 PAIR = {"image_id": pa.string(), "row": pa.int64(), "alt_text": pa.string()}

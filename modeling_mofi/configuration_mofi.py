@@ -56,8 +56,9 @@ class MofiConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_text_model"),
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # Given as fields or as a configuration; once made, always a configuration, of a class that AutoConfig chooses.
+    vision_config: Any = None
+    text_config: Any = None
     has_text_tower: bool = True
     projection_dim: int = 512
     has_projections: bool = True

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +69,7 @@ class Stages:
         return (*([self.reader] if self.reader else []), *(step.name for step in self.steps))
 
 
-def stages_job(name: str, folder: Path, config_hash: str, stages: Stages, **settings: object) -> Job:
+def stages_job(name: str, folder: Path, config_hash: str, stages: Stages, **settings: Any) -> Job:
     """The job that runs stages over shards; settings as for `Job`."""
     work = partial(run_stages, stages)
     return Job(name, folder, config_hash, work, stages=stages.names, reading=stages.reading, **settings)

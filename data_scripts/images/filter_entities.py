@@ -6,15 +6,13 @@ from math import log
 
 import numpy as np
 
-from data_scripts.schema import DROP_REASON, Batch
+from data_scripts.schema import DROP_REASON, Batch, KeptEntity, ScoredCandidate
 
 
 # Our default: a difference of 0.1 in similarity weighs as much as a factor e in probability.
 IMAGE_WEIGHT = 10.0
 MIN_PROBABILITY = 1e-6
 HISTOGRAM_BINS = 20_000
-
-Candidate = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,11 @@ def filter_entities(
     return batch
 
 
-def choose_entities(candidates: list[Candidate], *, disambiguation: str) -> list[Candidate]:
+def choose_entities(candidates: list[ScoredCandidate], *, disambiguation: str) -> list[KeptEntity]:
     """The best candidate of each mention, each entity once, most similar first."""
-    chosen: dict[object, tuple[tuple, Candidate]] = {}
+    chosen: dict[int, tuple[tuple[float, str], ScoredCandidate]] = {}
     for candidate in candidates:
-        key = (rank(candidate, disambiguation), str(candidate["entity_id"]))
+        key = (rank(candidate, disambiguation), candidate["entity_id"])
         if candidate["mention"] not in chosen or key > chosen[candidate["mention"]][0]:
             chosen[candidate["mention"]] = (key, candidate)
     entities = {candidate["entity_id"]: candidate["similarity"] for _, candidate in chosen.values()}
@@ -69,7 +67,7 @@ def choose_entities(candidates: list[Candidate], *, disambiguation: str) -> list
     return [{"entity_id": entity_id, "similarity": similarity} for entity_id, similarity in ordered]
 
 
-def rank(candidate: Candidate, disambiguation: str) -> float:
+def rank(candidate: ScoredCandidate, disambiguation: str) -> float:
     """What decides between the candidates of a mention."""
     if disambiguation == "image":
         return candidate["similarity"]

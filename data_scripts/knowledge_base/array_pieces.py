@@ -46,7 +46,7 @@ def read_each(files: Sequence[Path], name: str) -> Iterator[np.ndarray]:
             yield arrays[name]
 
 
-def offset_pieces(numbers: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def offset_pieces(numbers: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The offsets of rows with some numbers of values, 0 first, a piece at a time."""
     last = 0
     yield np.zeros(1, np.int64)

@@ -87,11 +87,11 @@ class KnowledgeBase:
         # A plain view: indexing a `np.memmap` goes through Python.
         return array.view(np.ndarray) if array.size else np.load(path)
 
-    def entity_ids(self, rows: Sequence[int]) -> list[str]:
+    def entity_ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of entity rows."""
         return list(map(bytes.decode, self.ids[rows].tolist()))
 
-    def column(self, name: str, rows: Sequence[int]) -> list:
+    def column(self, name: str, rows: Sequence[int] | np.ndarray) -> list:
         """Values of one column of the entity table at some rows.
 
         Chunk by chunk: `take` on a column of many chunks first copies the column.

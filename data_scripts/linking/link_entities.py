@@ -19,7 +19,7 @@ from data_scripts.linking.link_evidence import (
 )
 from data_scripts.linking.link_weights import LinkWeights, default_weights, weigh
 from data_scripts.linking.statistics import TextStatistics, open_text_statistics
-from data_scripts.schema import DROP_REASON, Batch
+from data_scripts.schema import DROP_REASON, Batch, Candidate
 
 
 # The least probability that a mention is no NIL: F1 is best below .5 where the best that can be had is below 1.
@@ -50,7 +50,7 @@ def link_entities(
     kb = open_knowledge_base(knowledge_base)
     learned = open_text_statistics(statistics)
     flat = gather_candidates(batch["mentions"], kb, dropped=learned.dropped)
-    linked: list[list[dict]] = [[] for _ in batch["alt_text"]]
+    linked: list[list[Candidate]] = [[] for _ in batch["alt_text"]]
     if len(flat.mention):
         ranked = rank_candidates(batch, flat, kb, learned=learned, weights=weights or default_weights())
         probability = ranked.probability

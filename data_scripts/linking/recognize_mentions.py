@@ -6,14 +6,18 @@ import spacy
 
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.linking.match import Match, open_matcher
-from data_scripts.schema import DROP_REASON, Batch
+from data_scripts.schema import DROP_REASON, Batch, Mention
 from data_scripts.text.tokens import alias_key
 
 
 # Kinds of spaCy entities that are no things: they only say that a number is a number.
 NUMBER_LABELS = frozenset({"CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME"})
 
-Mention = dict[str, object]
+
+class FoundMention(Mention):
+    """A mention with its index in the alias table, -1 for a name that the table lacks; the index is not published."""
+
+    alias: int
 
 
 def recognize_mentions(
@@ -77,7 +81,9 @@ def cut_text(text: str, max_length: int) -> str:
     return text if len(text) <= max_length else (text[:max_length].rsplit(maxsplit=1) or [""])[0]
 
 
-def join_mentions(text: str, matches: list[Match], names: list[tuple[int, int]], kb: KnowledgeBase) -> list[Mention]:
+def join_mentions(
+    text: str, matches: list[Match], names: list[tuple[int, int]], kb: KnowledgeBase
+) -> list[FoundMention]:
     """Joins alias matches and NER spans; where they overlap, the longest span with candidates stays."""
     if not names:
         # As `make_mention`, without a call for each: most texts come here.
@@ -109,6 +115,6 @@ def join_mentions(text: str, matches: list[Match], names: list[tuple[int, int]],
     return [make_mention(text, *match, recognizers[match]) for match in sorted(kept)]
 
 
-def make_mention(text: str, start: int, end: int, alias: int, recognizer: str) -> Mention:
-    """A mention; `alias` is the index in the alias table, -1 for a name it does not know, and is not published."""
+def make_mention(text: str, start: int, end: int, alias: int, recognizer: str) -> FoundMention:
+    """The mention of a span."""
     return {"text": text[start:end], "start": start, "end": end, "recognizer": recognizer, "alias": alias}

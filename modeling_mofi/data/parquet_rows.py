@@ -4,7 +4,7 @@ import copy
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from itertools import accumulate
 from pathlib import Path
@@ -117,7 +117,7 @@ class ParquetRows(Sequence):
         return {**self.__dict__, "_process": None, "_open_files": OrderedDict(), "_tables": OrderedDict()}
 
 
-def check_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+def check_columns(name: str, found: Sequence[str], wanted: Iterable[str]) -> None:
     """Raises a ValueError that names the first wanted column that is missing, and those that are there."""
     for column in wanted:
         if column not in found:

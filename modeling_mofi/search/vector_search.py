@@ -78,7 +78,7 @@ def chunked_top_k(
     return best, rows
 
 
-def check_lists(**lists: Sequence[Any]) -> None:
+def check_lists(**lists: Sequence[Any] | torch.Tensor) -> None:
     """Refuses a text in place of a list, which would be read letter by letter, and lists of unequal length."""
     for name, values in lists.items():
         if isinstance(values, (str, bytes)):
