@@ -4,66 +4,22 @@ Importing the package registers MOFI with transformers' Auto classes. Training i
 which needs the extra `train`.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForPreTraining,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-)
-
-from .configuration_mofi import MofiConfig
-from .entity_head import MofiEntityHead
-from .image_processing_mofi import MofiImageProcessor
-from .modeling_mofi import MofiModel, MofiOutput
-from .pretrained_mofi import MofiPreTrainedModel
-from .pretraining import MofiForPreTraining, MofiForPreTrainingOutput
-from .processing_mofi import MofiProcessor
-from .single_towers_mofi import (
-    MofiForImageClassification,
-    MofiTextModel,
-    MofiTextModelWithProjection,
-    MofiVisionModel,
-    MofiVisionModelWithProjection,
-)
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"  # Here alone; setup.py reads it.
 
-TOWERS = (MofiVisionModel, MofiTextModel, MofiVisionModelWithProjection, MofiTextModelWithProjection)
+# Workers of a data build that read texts need neither torch nor transformers, whose import takes seconds. In a process
+# that began with `data_scripts`, the classes are imported and registered when the first of them is asked for.
+if TYPE_CHECKING or "data_scripts" not in sys.modules:
+    from .auto import *  # noqa: F403
+    from .auto import __all__ as __all__
 
-AutoConfig.register(MofiConfig.model_type, MofiConfig, exist_ok=True)
-# Of several models for one configuration, the one that the checkpoint's `architectures` names is taken.
-AutoModel.register(MofiConfig, (MofiModel, *TOWERS), exist_ok=True)
-AutoModelForPreTraining.register(MofiConfig, MofiForPreTraining, exist_ok=True)
-AutoModelForZeroShotImageClassification.register(MofiConfig, MofiModel, exist_ok=True)
-AutoModelForImageClassification.register(MofiConfig, MofiForImageClassification, exist_ok=True)
-AutoImageProcessor.register(MofiConfig, image_processor_classes={"pil": MofiImageProcessor}, exist_ok=True)
-AutoProcessor.register(MofiConfig, MofiProcessor, exist_ok=True)
 
-# What is saved names its classes in auto_map and takes their source files along, for use without this package.
-MofiConfig.register_for_auto_class()
-for model_class in (MofiModel, *TOWERS):
-    model_class.register_for_auto_class("AutoModel")
-MofiForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-MofiImageProcessor.register_for_auto_class("AutoImageProcessor")
-MofiProcessor.register_for_auto_class("AutoProcessor")
-
-__all__ = [
-    "MofiConfig",
-    "MofiEntityHead",
-    "MofiForImageClassification",
-    "MofiForPreTraining",
-    "MofiForPreTrainingOutput",
-    "MofiImageProcessor",
-    "MofiModel",
-    "MofiOutput",
-    "MofiPreTrainedModel",
-    "MofiProcessor",
-    "MofiTextModel",
-    "MofiTextModelWithProjection",
-    "MofiVisionModel",
-    "MofiVisionModelWithProjection",
-]
+def __getattr__(name: str) -> Any:
+    """A public class that is asked for first in a data build."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".auto", __name__), name)

@@ -6,8 +6,6 @@ What the alias table says about a run of tokens is remembered for the next text 
 from functools import lru_cache
 from typing import ClassVar
 
-import spacy
-
 from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.text.letter_case import text_case
 from data_scripts.text.tokens import MAX_KEY_LENGTH, STRONG_SEPARATOR, TokenizedText, tokenize_text
@@ -148,6 +146,8 @@ def open_matcher(kb: KnowledgeBase, language: str) -> AliasMatcher:
 @lru_cache(maxsize=8)
 def read_stop_words(language: str) -> frozenset[str]:
     """Function words of a language, from spaCy's own lists."""
+    import spacy  # Imports torch, which takes seconds.
+
     return frozenset(spacy.util.get_lang_class(language).Defaults.stop_words)
 
 

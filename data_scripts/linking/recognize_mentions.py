@@ -1,14 +1,16 @@
 """Finds the spans of an alt-text that may name an entity: spaCy NER spans and the longest alias matches, together."""
 
 from functools import lru_cache
-
-import spacy
+from typing import TYPE_CHECKING
 
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.linking.match import Match, open_matcher
 from data_scripts.schema import DROP_REASON, Batch, Mention
 from data_scripts.text.tokens import alias_key
 
+
+if TYPE_CHECKING:
+    import spacy
 
 # Kinds of spaCy entities that are no things: they only say that a number is a number.
 NUMBER_LABELS = frozenset({"CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME"})
@@ -49,13 +51,15 @@ def recognize_mentions(
 
 
 @lru_cache(maxsize=2)
-def open_spacy(model: str) -> spacy.Language:
+def open_spacy(model: str) -> "spacy.Language":
     """Loads a spaCy pipeline with only what NER needs.
 
     Raises:
         OSError: If the model is not installed.
         ValueError: If the pipeline has no `ner`.
     """
+    import spacy  # Imports torch, which takes seconds.
+
     nlp = spacy.load(model)
     if "ner" not in nlp.pipe_names:
         raise ValueError(f"spaCy pipeline {model!r} has no `ner` component, only {nlp.pipe_names}")
