@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import spacy
 import torch
-from transformers import AutoConfig
 
 from data_scripts.arguments import BuildArguments, SourceArguments
-from data_scripts.engine.files import hash_file, hash_settings
+from data_scripts.engine.files import hash_settings
 from data_scripts.engine.job_array import JobArray
 from data_scripts.engine.jobs import Group, Job
 from data_scripts.engine.stages import Stages, Step, group_shards, stages_job
@@ -28,11 +27,11 @@ from data_scripts.linking.link_weights import default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.schema import Batch, Shard, filtered_schema, linked_schema, scored_schema
 from data_scripts.sources.pairs import read_images, read_pairs
+from modeling_mofi.search.model_loading import fingerprint_model, load_config
 
 
 LIBRARIES = ("datasets", "marisa-trie", "numpy", "pillow", "pyarrow", "scipy", "spacy", "torch", "transformers")
 READ_BATCH_SIZE = 1000
-MODEL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 SCORED_ROW_GROUP_SIZE = 256
 # Small shards are scored together until so many batches are full: at most one in five is not.
 MIN_BATCHES_PER_GROUP = 4
@@ -123,33 +122,16 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-@lru_cache(maxsize=4)
-def fingerprint_model(name: str) -> str:
-    """Stands for the weights of a model: hashes of the files of a folder, or the commit of a model on the Hub."""
-    folder = Path(name)
-    if folder.is_dir():
-        files = [folder / file for file in MODEL_FILES if (folder / file).is_file()]
-        return hash_settings({file.name: hash_file(file) for file in [*files, *sorted(folder.glob("*.safetensors"))]})
-    from transformers.utils import cached_file
-
-    path = cached_file(name, "config.json")
-    return f"{name}@{Path(path).parent.name}"
-
-
 def check_models(args: BuildArguments) -> None:
     """Looks for the models before any work is done.
 
     Raises:
         ValueError: If one is not there, or could not be opened safely.
     """
-    name, folder = args.filter.filter_model, Path(args.filter.filter_model)
     try:
-        AutoConfig.from_pretrained(name)
+        load_config(args.filter.filter_model)
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"filter_model {name} is no folder of a model, and none on the Hub: {reason}") from None
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"filter_model {name} has no weights as safetensors; others are never opened")
+        raise ValueError(f"filter_model {error}") from None
     spacy_model = args.link.spacy_model
     if spacy_model is not None and not (spacy.util.is_package(spacy_model) or Path(spacy_model).exists()):
         raise ValueError(
@@ -197,7 +179,13 @@ def score_job(build: Build) -> Job:
     options = build.args.filter
     num_threads = decode_threads(build.args.run.decode_threads)
     prepare = partial(prepare_image, filter_model=options.filter_model)
-    decode = partial(decode_images, image_size=options.image_size, prepare=prepare, num_threads=num_threads)
+    decode = partial(
+        decode_images,
+        image_size=options.image_size,
+        prepare=prepare,
+        num_threads=num_threads,
+        memory=int(build.args.run.decode_memory * 2**30),
+    )
     score = partial(score_entities, filter_model=options.filter_model, text_embeddings=str(build.text_embeddings))
     linked = build.stages_dir / "link_entities"
     stages = Stages(

@@ -18,6 +18,7 @@ from evaluation.embedding_cache import is_whole
 from evaluation.encoders import Encoder
 from evaluation.labeled_images import LabeledImages
 from modeling_mofi.data.images import UnreadableImage
+from modeling_mofi.search.encoder import stack_inputs
 from modeling_mofi.whole_files import write_text, write_whole
 
 
@@ -105,8 +106,8 @@ def embed_parts(
     title = f"{encoder.name} embeds {images.name}"
     with tqdm(total=num_rows, desc=title, unit="image", delay=5, mininterval=2) as progress:
         for rows, batch in zip(batches, loader, strict=True):
-            features = encoder.embed_images(batch["pixel_values"]) if batch["rows"] else None
-            done.append({**batch, "features": features, "pixel_values": None})
+            features = encoder.embed_images(batch["inputs"]) if batch["rows"] else None
+            done.append({**batch, "features": features, "inputs": None})
             progress.update(len(rows))
             if part := stops.get(rows[-1] + 1):  # A batch never crosses the end of a part.
                 write_part(part_path(folder, part), done, [images.row_ids[row] for row in part])
@@ -127,7 +128,7 @@ class PreparedImages(Dataset):
             image, image_hash = self.images.read(row)
         except UnreadableImage as error:
             return {"row": row, "reason": str(error)}
-        return {"row": row, "image_hash": image_hash, "pixel_values": self.prepare(image)}
+        return {"row": row, "image_hash": image_hash, "inputs": self.prepare(image)}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "rows": [item["row"] for item in readable],
         "image_hashes": [item["image_hash"] for item in readable],
-        "pixel_values": torch.stack([item["pixel_values"] for item in readable]) if readable else None,
+        "inputs": stack_inputs([item["inputs"] for item in readable]) if readable else None,
         "unreadable": {item["row"]: item["reason"] for item in items if "reason" in item},
     }
 

@@ -1,26 +1,29 @@
 """Loads image encoders by name or path: MOFI, CLIP, SigLIP, DINOv2, timm, and raw pixels as the floor."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol, get_args
 
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+from transformers import PreTrainedModel
 
-import modeling_mofi  # Registers MOFI with the Auto classes.
-from modeling_mofi.search.encoder import text_options
+from modeling_mofi import MofiImageProcessor  # Registers MOFI with the Auto classes too.
+from modeling_mofi.search.encoder import Inputs, image_features, moved, prepare_image, text_features
+from modeling_mofi.search.model_loading import (
+    default_dtype,
+    fingerprint_model,
+    load_image_processor,
+    load_model,
+    load_processor,
+)
 
 
-SETTINGS = {
-    "preprocessing": ("model", "release"),
-    "pooling": ("auto", "cls", "mean"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-}
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
+Preprocessing = Literal["model", "release"]
+Pooling = Literal["auto", "cls", "mean"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+CHOICES = {"preprocessing": get_args(Preprocessing), "pooling": get_args(Pooling), "dtype": get_args(Precision)}
 
 
 class UnfitModelError(ValueError):
@@ -33,11 +36,11 @@ class Encoder(Protocol):
     name: str
     key: dict[str, Any]  # All that decides the features of an image; the cache is keyed by it.
     device: torch.device
-    prepare: Callable[[Image.Image], torch.Tensor]  # RGB image to a row of `embed_images`; without the model.
+    prepare: Callable[[Image.Image], Inputs]  # RGB image to what `embed_images` takes of it; without the model.
     has_text_tower: bool
 
-    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """fp32 features of shape (B, D), not normalized."""
+    def embed_images(self, inputs: Inputs) -> torch.Tensor:
+        """fp32 features of a batch of prepared images, shape (B, D), not normalized."""
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         """fp32 features of shape (B, D), not normalized; UnfitModelError without a text tower."""
@@ -46,9 +49,9 @@ class Encoder(Protocol):
 def load_encoder(
     model: str,
     *,
-    preprocessing: str = "model",
-    pooling: str = "auto",
-    dtype: str = "auto",
+    preprocessing: Preprocessing = "model",
+    pooling: Pooling = "auto",
+    dtype: Precision = "auto",
     device: str = "auto",
 ) -> Encoder:
     """Loads an encoder.
@@ -58,98 +61,53 @@ def load_encoder(
         preprocessing: `model` for the model's own processor, `release` for the transform of Apple's release.
         pooling: For models without a projection: `auto` (the model's pooled output, else its first token), `cls`,
             `mean` (over all tokens).
-        dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
+        dtype: `auto` is float32 on a CPU, and bfloat16 on a GPU that has it.
 
     Raises:
         OSError: If there is no such model.
-        ValueError: If a setting is unknown.
+        ValueError: If a setting is unknown, the model has no weights in safetensors, or no image processor.
     """
     check_settings(preprocessing=preprocessing, pooling=pooling, dtype=dtype)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if model == "pixels":
         return PixelEncoder(device=device)
-    name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
-    revision = revision or None
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
-    try:
-        config = load_config(name, revision)
-        loaded = AutoModel.from_pretrained(name, config=config, revision=revision, dtype=getattr(torch, dtype))
-    except OSError as error:
-        raise OSError(f"{model} is neither a folder with a model nor reachable on the Hub: {error}") from error
-    loaded = loaded.to(device).eval()
-    processor = load_image_processor(name, loaded, revision=revision, preprocessing=preprocessing)
+    chosen = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    loaded = load_model(model, dtype=chosen, device=device)
+    processor = load_image_processor(model) if preprocessing == "model" else release_processor(model, loaded)
     key = {
-        "weights": fingerprint_weights(name, revision),
+        "weights": fingerprint_model(model),
         "preprocessing": processor.to_dict(),
         "pooling": pooling,
-        "dtype": dtype,
+        "dtype": str(chosen).removeprefix("torch."),
     }
-    return TransformersEncoder(name, loaded, PreparedBy(processor), key=key, pooling=pooling, revision=revision)
+    return TransformersEncoder(model, loaded, partial(prepare_image, image_processor=processor), key, pooling)
 
 
 def check_settings(**settings: str) -> None:
     """Refuses an unknown setting before a model is loaded."""
     for name, value in settings.items():
-        if value not in SETTINGS[name]:
-            *others, last = map(repr, SETTINGS[name])
+        if value not in CHOICES[name]:
+            *others, last = map(repr, CHOICES[name])
             raise ValueError(f"{name} is {value!r}; it must be {', '.join(others)} or {last}.")
 
 
-def load_config(model: str, revision: str | None) -> Any:
-    """The model's configuration, without what transformers' wrapper of timm would pass on twice."""
-    config = AutoConfig.from_pretrained(model, revision=revision)
-    if config.model_type == "timm_wrapper" and config.model_args:
-        # timm writes the number of classes into the arguments; the wrapper builds the model without classes.
-        config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
-    return config
-
-
-def load_image_processor(model: str, loaded: Any, *, revision: str | None, preprocessing: str) -> Any:
-    """The model's own image processor, or the release's at the model's image size."""
-    if preprocessing == "model":
-        return AutoImageProcessor.from_pretrained(model, revision=revision)
+def release_processor(model: str, loaded: PreTrainedModel) -> MofiImageProcessor:
+    """The transform of Apple's release at the image size of a model."""
     size = getattr(getattr(loaded.config, "vision_config", loaded.config), "image_size", None)
     if not isinstance(size, int):
         raise ValueError(f"{model} does not say at which image size it works; use --preprocessing model.")
-    return modeling_mofi.MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-
-
-def fingerprint_weights(model: str, revision: str | None) -> str:
-    """Commit of a Hub model, or a hash over the files of a folder; a new training run in place changes it."""
-    if not Path(model).is_dir():
-        # The folder of a file in the cache bears the commit's name.
-        return f"{model}@{Path(hf_hub_download(model, 'config.json', revision=revision)).parent.name}"
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)):
-        digest.update(file.name.encode())
-        with file.open("rb") as handle:
-            while block := handle.read(2**24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-@dataclass
-class PreparedBy:
-    """Prepares an image with an image processor; worker processes get it without the model."""
-
-    processor: Any
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+    return MofiImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 @dataclass
 class TransformersEncoder:
-    """A model of transformers with its image processor and, if it has a text tower, its tokenizer."""
+    """A model of transformers; its processor is loaded when it first embeds texts."""
 
     name: str
-    model: Any
-    prepare: "PreparedBy"
+    model: PreTrainedModel
+    prepare: Callable[[Image.Image], Inputs]
     key: dict[str, Any]
-    pooling: str = "auto"
-    revision: str | None = None
-    tokenizer: Any = None
+    pooling: Pooling = "auto"
 
     @property
     def device(self) -> torch.device:
@@ -159,34 +117,26 @@ class TransformersEncoder:
     def has_text_tower(self) -> bool:
         return hasattr(self.model, "get_text_features")
 
-    @torch.inference_mode()
-    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixel_values = pixel_values.to(self.device, self.model.dtype, non_blocking=True)
-        if hasattr(self.model, "get_image_features"):
-            return pooled(self.model.get_image_features(pixel_values=pixel_values), "auto").float()
-        return pooled(self.model(pixel_values=pixel_values), self.pooling).float()
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model's processor."""
+        processor = load_processor(self.name)
+        return getattr(processor, "tokenizer", processor)
 
     @torch.inference_mode()
+    def embed_images(self, inputs: Inputs) -> torch.Tensor:
+        if hasattr(self.model, "get_image_features"):
+            return image_features(self.model, inputs)
+        return pooled(self.model(**moved(inputs, self.model)), self.pooling).float()
+
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         if not self.has_text_tower:
             raise UnfitModelError(f"{self.name} has no text tower.")
-        if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(self.name, self.revision)
-        options = text_options(self.model, self.tokenizer)
-        tokens = self.tokenizer(texts, return_tensors="pt", **options).to(self.device)
-        return pooled(self.model.get_text_features(**tokens), "auto").float()
+        return text_features(self.model, self.tokenizer, texts)
 
 
-def load_tokenizer(model: str, revision: str | None) -> Any:
-    """The tokenizer of the model's processor, where it has one, else of its folder."""
-    processor = AutoProcessor.from_pretrained(model, revision=revision)
-    return getattr(processor, "tokenizer", None) or AutoTokenizer.from_pretrained(model, revision=revision)
-
-
-def pooled(output: Any, pooling: str) -> torch.Tensor:
-    """One row per input, shape (B, D), out of a model's output."""
-    if isinstance(output, torch.Tensor):
-        return output
+def pooled(output: Any, pooling: Pooling) -> torch.Tensor:
+    """One row per image, shape (B, D), out of the output of a model without a projection."""
     if pooling == "auto" and getattr(output, "pooler_output", None) is not None:
         return output.pooler_output.flatten(1)
     tokens = output.last_hidden_state  # [B, T, D], or [B, D, H, W] of a convolutional model
@@ -211,13 +161,13 @@ class PixelEncoder:
     def has_text_tower(self) -> bool:
         return False
 
-    def prepare(self, image: Image.Image) -> torch.Tensor:
+    def prepare(self, image: Image.Image) -> Inputs:
         side = max(image.size)
         square = ImageOps.pad(image, (side, side), color="black").resize((self.size,) * 2, Image.Resampling.BILINEAR)
-        return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+        return {"pixel_values": torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)}
 
-    def embed_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return pixel_values.to(self.device).float() / 255
+    def embed_images(self, inputs: Inputs) -> torch.Tensor:
+        return inputs["pixel_values"].to(self.device).float() / 255
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         raise UnfitModelError("pixels has no text tower.")

@@ -28,11 +28,8 @@ def fingerprint_file(path: str | os.PathLike) -> str:
 
 def hash_file(path: str | os.PathLike) -> str:
     """sha256 of a whole file."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(HEAD_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_settings(settings: Any) -> str:

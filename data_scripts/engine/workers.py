@@ -18,6 +18,7 @@ from typing import Any
 
 
 POLL_SECONDS = 0.5
+INDEX = "MOFI_WORKER_INDEX"  # The variable that tells a worker which of its pool it is.
 MEMORY = (
     "Most often it needed more memory than there is: give fewer --num_processes or a smaller --batch_size and run "
     "again. What was finished stays."
@@ -41,9 +42,9 @@ class Workers:
 
     def __init__(self, number: int, context: multiprocessing.context.BaseContext) -> None:
         self.processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
-        for _ in range(number):
+        for index in range(number):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            process = context.Process(target=serve, args=(theirs, index), daemon=True)
             process.start()
             theirs.close()  # The only other end is the worker's: when it dies, ours says so.
             self.processes[ours] = process
@@ -116,8 +117,9 @@ class Workers:
         self.processes = {}
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, index: int) -> None:
     """What a worker does as long as its parent lives: takes a function and an item, and sends back the result."""
+    os.environ[INDEX] = str(index)
     # A terminal sends Ctrl-C to workers too, a batch system SIGTERM; their parent decides what is still finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -132,6 +134,11 @@ def serve(connection: Connection) -> None:
         except Exception as error:
             answer = (None, picklable(error), traceback.format_exc())
         connection.send(answer)
+
+
+def worker_index() -> int:
+    """Which of its pool's workers this process is, from 0; 0 also where it is none."""
+    return int(os.environ.get(INDEX, "0"))
 
 
 def end_with_parent() -> None:

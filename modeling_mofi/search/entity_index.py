@@ -33,6 +33,7 @@ from .entity_index_files import (
     Entities,
     read_vectors,
 )
+from .model_loading import split_revision
 from .vector_search import VectorSearch, check_lists
 
 
@@ -122,7 +123,9 @@ class EntityIndex:
         Raises:
             ValueError: If the checkpoint lacks what `source` needs, or its parts do not belong together.
         """
-        folder = download(checkpoint, ["*.json", "*.safetensors", "*.parquet", "tokenizer*", "vocab*", "merges.txt"])
+        patterns = ["*.json", "*.safetensors", "*.parquet", "tokenizer*", "vocab*", "merges.txt"]
+        path, revision = split_revision(checkpoint)
+        folder = download(path, patterns, revision=revision)
         path = folder / "entities.parquet"
         if not path.is_file():
             raise ValueError(f"{checkpoint} has no entities.parquet, so its entities have no names.")
@@ -137,7 +140,7 @@ class EntityIndex:
                 "many. Take both from one training run, or source='text'."
             )
         encoder = MofiEncoder.from_pretrained(checkpoint, device=device)
-        trained_on = encoder.model.config.entities_sha256
+        trained_on = getattr(encoder.model.config, "entities_sha256", None)
         if source != "text" and trained_on not in (None, ids_sha256(entities["entity_id"])):
             raise ValueError(
                 f"entities.parquet of {checkpoint} is not the one that its head was trained with: other entities, or "
@@ -249,7 +252,7 @@ class EntityIndex:
             ValueError: If it is not known where the Hub has the model.
             ConnectionError, PermissionError: As `publish_checkpoint`.
         """
-        checkpoint = checkpoint or self.encoder.name
+        checkpoint = checkpoint or split_revision(self.encoder.name)[0]
         if not is_hub_id(checkpoint):
             raise ValueError(
                 f"The index was made with {checkpoint or 'a model in memory'}, which others do not have. Publish that "
@@ -283,7 +286,8 @@ class EntityIndex:
         Raises:
             ValueError: If a file is missing, damaged, or belongs to another index or another model.
         """
-        folder = download(name, ["entity_index.*"])
+        path, revision = split_revision(name)
+        folder = download(path, ["entity_index.*"], revision=revision)
         if missing := [name for name in (VECTORS_NAME, ENTITIES_NAME, SETTINGS_NAME) if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no saved index: it has no {', '.join(missing)}.")
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))

@@ -16,11 +16,11 @@ class CountingEncoder(PixelEncoder):
     embedded = 0
     fail_after = None
 
-    def embed_images(self, pixel_values):
+    def embed_images(self, inputs):
         if self.fail_after is not None and self.embedded >= self.fail_after:
             raise KeyboardInterrupt
-        self.embedded += len(pixel_values)
-        return super().embed_images(pixel_values)
+        self.embedded += len(inputs["pixel_values"])
+        return super().embed_images(inputs)
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_equal_files_are_counted(pixels, write_rows):
 
 
 def test_nan_embeddings_name_their_rows(counting, colors_file, monkeypatch):
-    def embed_images(pixel_values):
-        return pixel_values.float().index_fill(0, torch.tensor([1]), torch.nan)
+    def embed_images(inputs):
+        return inputs["pixel_values"].float().index_fill(0, torch.tensor([1]), torch.nan)
 
     monkeypatch.setattr(counting.encoder, "embed_images", embed_images)
     with pytest.raises(ValueError, match="3 of 12 embeddings are NaN .* first rows red-1, green-5, blue-9"):

@@ -18,6 +18,7 @@ from transformers import (
 
 from evaluation.encoders import PixelEncoder, load_encoder
 from modeling_mofi import MofiConfig, MofiImageProcessor, MofiModel
+from modeling_mofi.search.encoder import stack_inputs
 
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -25,14 +26,14 @@ IMAGE = Image.effect_mandelbrot((20, 16), (-2, -1.5, 1, 1.5), 50).convert("RGB")
 
 
 def embed_one(encoder):
-    return encoder.embed_images(encoder.prepare(IMAGE)[None])
+    return encoder.embed_images(stack_inputs([encoder.prepare(IMAGE)]))
 
 
 def test_clip_gives_its_projected_features(clip_folder):
     encoder = load_encoder(clip_folder)
-    pixel_values = encoder.prepare(IMAGE)[None]
+    pixel_values = encoder.prepare(IMAGE)["pixel_values"][None]
     expected = CLIPModel.from_pretrained(clip_folder).eval().get_image_features(pixel_values).pooler_output
-    torch.testing.assert_close(encoder.embed_images(pixel_values), expected)
+    torch.testing.assert_close(embed_one(encoder), expected)
 
 
 def test_mofi_loads_without_its_head(tmp_path):
@@ -71,7 +72,7 @@ def dinov2_folder(tmp_path):
 @pytest.mark.parametrize("pooling", ["auto", "cls", "mean"])
 def test_a_vision_only_model_is_pooled_as_asked(dinov2_folder, pooling):
     encoder = load_encoder(dinov2_folder, pooling=pooling)
-    output = AutoModel.from_pretrained(dinov2_folder).eval()(encoder.prepare(IMAGE)[None])
+    output = AutoModel.from_pretrained(dinov2_folder).eval()(encoder.prepare(IMAGE)["pixel_values"][None])
     states = output.last_hidden_state
     expected = {"auto": output.pooler_output, "cls": states[:, 0], "mean": states.mean(dim=1)}[pooling]
     torch.testing.assert_close(embed_one(encoder), expected)
@@ -92,8 +93,8 @@ def test_release_preprocessing_is_that_of_mofi_at_the_size_of_the_model(clip_fol
     processor = MofiImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     expected = processor(IMAGE, return_tensors="pt")["pixel_values"][0]
     encoder = load_encoder(clip_folder, preprocessing="release")
-    assert torch.equal(encoder.prepare(IMAGE), expected)
-    assert not torch.equal(load_encoder(clip_folder).prepare(IMAGE), expected)
+    assert torch.equal(encoder.prepare(IMAGE)["pixel_values"], expected)
+    assert not torch.equal(load_encoder(clip_folder).prepare(IMAGE)["pixel_values"], expected)
 
 
 @pytest.mark.parametrize("model", ["missing/folder/model", "owner/model", "./missing"])
@@ -127,8 +128,8 @@ def test_new_weights_in_the_same_folder_have_another_key(clip_folder, tmp_path):
 
 def test_pixels_are_the_image_on_a_black_square():
     encoder = PixelEncoder(torch.device("cpu"))
-    pixel_values = encoder.prepare(Image.new("RGB", (32, 16), "white"))[None]
-    square = encoder.embed_images(pixel_values).view(16, 16, 3)
+    prepared = encoder.prepare(Image.new("RGB", (32, 16), "white"))
+    square = encoder.embed_images(stack_inputs([prepared])).view(16, 16, 3)
     assert square[0].max() == 0 and square[8].min() == 1
 
 

@@ -16,8 +16,8 @@ class ColorEncoder(PixelEncoder):
 
     has_text_tower = True
 
-    def embed_images(self, pixel_values):
-        return super().embed_images(pixel_values).view(-1, 256, 3).mean(dim=1)
+    def embed_images(self, inputs):
+        return super().embed_images(inputs).view(-1, 256, 3).mean(dim=1)
 
     def embed_texts(self, texts):
         return torch.tensor([[float(name in text) for name in COLORS] for text in texts]) + 0.01

@@ -33,7 +33,7 @@ def test_pickled_weights_are_not_opened(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"logit_scale": torch.ones(())}, folder / "pytorch_model.bin")
     open_filter_model.cache_clear()
-    with pytest.raises((OSError, ValueError), match="safetensors"):
+    with pytest.raises(ValueError, match="filter_model .* has no weights in safetensors"):
         open_filter_model(str(folder))
     assert not (tmp_path / "was_run").exists()
 

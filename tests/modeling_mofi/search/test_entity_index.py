@@ -12,7 +12,6 @@ from hub_server import READER_TOKEN, connected_hub
 from huggingface_hub import constants
 from PIL import Image
 from tiny import COLORS, NAMES, make_tiny_config, make_tiny_processor, write_entities
-from tiny_towers import write_siglip
 
 from modeling_mofi import MofiForPreTraining, MofiModel
 from modeling_mofi.hub.publishing import publish_checkpoint
@@ -342,15 +341,3 @@ def test_a_saved_index_is_found_from_another_folder(checkpoint, tmp_path, monkey
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert len(EntityIndex.from_pretrained(tmp_path / "index")) == 4
-
-
-def test_texts_of_a_siglip_checkpoint_are_padded_as_siglip_was_trained(tmp_path):
-    siglip = write_siglip(tmp_path)
-    encoder = MofiEncoder.from_pretrained(tmp_path)
-    padding = {"padding": "max_length", "max_length": 8, "truncation": True}
-    inputs = encoder.processor.tokenizer(["a flag"], **padding, return_tensors="pt")
-    with torch.no_grad():
-        expected = siglip.get_text_features(input_ids=inputs.input_ids).pooler_output
-    alone, together = encoder.encode("a flag"), encoder.encode(["a flag", "a Red flag of the Green flag"])
-    torch.testing.assert_close(alone, torch.nn.functional.normalize(expected, dim=-1))
-    torch.testing.assert_close(alone[0], together[0])
