@@ -126,6 +126,10 @@ class RunArguments:
         default=None,
         metadata={"help": "Threads that decode images ahead of the model; by default the cores per GPU, or none."},
     )
+    decode_memory: float = field(
+        default=2.0,
+        metadata={"help": "GiB that the images being decoded may take in a process; a larger one is alone."},
+    )
     num_shards: int = field(default=1, metadata={"help": "Tasks of a job array that build this dataset together."})
     shard_index: int | None = field(default=None, metadata={"help": "Which of `num_shards` this one is."})
     wait_seconds: float = field(default=0.0, metadata={"help": "How long to wait for the other tasks of the array."})
@@ -176,6 +180,8 @@ class BuildArguments:
             )
         if not 0 <= self.run.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is a share in [0, 1], got {self.run.max_unreadable}")
+        if self.run.decode_memory <= 0:
+            raise ValueError(f"decode_memory is a number of GiB above 0, got {self.run.decode_memory}")
         if self.run.shard_index is not None and not 0 <= self.run.shard_index < self.run.num_shards:
             raise ValueError(f"shard_index is in [0, num_shards), got {self.run.shard_index} of {self.run.num_shards}")
         if self.run.shard_index is not None and self.run.restart_from is not None:

@@ -16,7 +16,7 @@ from ..image_processing_mofi import MofiImageProcessor
 from ..processing_mofi import MofiProcessor
 from .augmentation import Augmentation, jitter_colors, random_view
 from .entity_table import EntityTable
-from .images import UnreadableImage, read_image
+from .images import DEFAULT_BOUNDS, ImageBounds, UnreadableImage, read_image
 
 
 logger = logging.getLogger(__name__)
@@ -74,10 +74,11 @@ class PositionDataset(torch.utils.data.Dataset):
             only below one of the rows' `folders`.
         min_side: Pixels of the shorter side down to which larger images may be shrunk while they are decoded.
         keep_decoded: Keeps every image in memory after its first use, shrunk to `min_side`.
+        bounds: What is decoded at all.
     """
 
-    def __init__(self, rows: Any, *, min_side: int, keep_decoded: bool = False):
-        self.rows, self.min_side = rows, min_side
+    def __init__(self, rows: Any, *, min_side: int, keep_decoded: bool = False, bounds: ImageBounds = DEFAULT_BOUNDS):
+        self.rows, self.min_side, self.bounds = rows, min_side, bounds
         self.decoded: dict[int, Image.Image] | None = {} if keep_decoded else None
         self.folders = getattr(rows, "folders", ())
 
@@ -112,9 +113,9 @@ class PositionDataset(torch.utils.data.Dataset):
 
     def _image(self, index: int, encoded: Any) -> Image.Image:
         if self.decoded is None:
-            return read_image(encoded, shrink_to=self.min_side, folders=self.folders)
+            return read_image(encoded, bounds=self.bounds, shrink_to=self.min_side, folders=self.folders)
         if index not in self.decoded:
-            image = read_image(encoded, shrink_to=self.min_side, folders=self.folders)
+            image = read_image(encoded, bounds=self.bounds, shrink_to=self.min_side, folders=self.folders)
             factor = min(1.0, self.min_side / min(image.size))
             size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
             self.decoded[index] = image if factor == 1.0 else image.resize(size, Image.Resampling.BOX)

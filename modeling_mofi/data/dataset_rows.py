@@ -11,7 +11,7 @@ from datasets.distributed import split_dataset_by_node
 
 from ..distributed_mofi import process_place
 from .collator import MAX_UNREADABLE_IN_A_ROW
-from .images import UnreadableImage, read_image
+from .images import DEFAULT_BOUNDS, ImageBounds, UnreadableImage, read_image
 from .parquet_rows import check_columns
 
 
@@ -68,14 +68,22 @@ class EndlessRows(torch.utils.data.IterableDataset):
 
     Args:
         columns: From the dataset's column names to the rows' keys; the others are dropped.
-        min_side: As for `PositionDataset`.
+        min_side, bounds: As for `PositionDataset`.
 
     Raises:
         ValueError: If many images in a row are unreadable.
     """
 
-    def __init__(self, dataset: datasets.IterableDataset, columns: dict[str, str], *, min_side: int):
-        self.dataset, self.columns, self.min_side = undecoded(dataset, columns), columns, min_side
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        columns: dict[str, str],
+        *,
+        min_side: int,
+        bounds: ImageBounds = DEFAULT_BOUNDS,
+    ):
+        self.dataset, self.columns = undecoded(dataset, columns), columns
+        self.min_side, self.bounds = min_side, bounds
         self.place = process_place()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -91,7 +99,7 @@ class EndlessRows(torch.utils.data.IterableDataset):
             for found in share:
                 row = {self.columns[name]: value for name, value in found.items() if name in self.columns}
                 try:
-                    row["image"] = read_image(row["image"], shrink_to=self.min_side)
+                    row["image"] = read_image(row["image"], bounds=self.bounds, shrink_to=self.min_side)
                 except UnreadableImage as error:
                     logger.warning("image %s is left out: %s", row.get("image_id", num_rows), error)
                     num_unreadable, in_a_row = num_unreadable + 1, in_a_row + 1

@@ -7,6 +7,7 @@ from typing import Literal
 from transformers import TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from ..data.images import DEFAULT_BOUNDS
 from ..recipe_parser import check_choices, json_mapping
 
 
@@ -91,6 +92,10 @@ class MofiTrainingArguments(TrainingArguments):
     )
     frozen_parts: list[str] = field(
         default_factory=list, metadata={"help": "Parts not trained: image_tower, text_tower, entity_head."}
+    )
+    max_image_pixels: int = field(
+        default=DEFAULT_BOUNDS.max_pixels,
+        metadata={"help": "Larger images are left out; a worker takes up to 20 bytes a pixel while it decodes one."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the collator needs rows."})
     logging_nan_inf_filter: bool = field(

@@ -16,6 +16,7 @@ from ..data.augmentation import Augmentation
 from ..data.collator import WINDOW_ROWS, MofiDataCollator, PositionDataset
 from ..data.dataset_rows import DatasetRows, EndlessRows
 from ..data.entity_table import EntityTable
+from ..data.images import ImageBounds
 from ..data.parquet_rows import ParquetRows, downloaded, find_parquet_files
 from ..data.streamed_rows import open_rows
 from ..processing_mofi import MofiProcessor
@@ -141,18 +142,19 @@ def training_dataset(
     """
     # The smallest crop still has a pixel of its own for each pixel of the view.
     min_side = math.ceil(image_size * max(2.0, augmentation_of(args).min_crop_area ** -0.5))
+    bounds = ImageBounds(max_pixels=args.max_image_pixels)
     if isinstance(rows, datasets.IterableDataset):
         if args.max_steps < 1:
             raise ValueError("A streamed dataset has no length: set max_steps.")
         columns = training_columns(rows.column_names or ["image_id", "entity_labels"], args)
-        return EndlessRows(rows, columns, min_side=min_side)
+        return EndlessRows(rows, columns, min_side=min_side, bounds=bounds)
     batch_size = args.train_batch_size * args.world_size
     if len(rows) < batch_size:
         raise ValueError(
             f"The dataset has {len(rows)} rows, fewer than a global batch of {batch_size} ({args.train_batch_size} on "
             f"each of {args.world_size} processes). Lower per_device_train_batch_size."
         )
-    return PositionDataset(rows, min_side=min_side, keep_decoded=keep_decoded)
+    return PositionDataset(rows, min_side=min_side, keep_decoded=keep_decoded, bounds=bounds)
 
 
 def build_collator(

@@ -1,5 +1,7 @@
 import io
 import resource
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 from tiny_build import BAD_IMAGES, NOISE, bomb_header, encode
 
 from data_scripts.images.decode_images import decode_images, decode_publishable
+from modeling_mofi.data import images
 from modeling_mofi.data.images import UnreadableImage
 
 
@@ -129,3 +132,24 @@ def test_threads_change_nothing():
     together = decode_images({"image": list(images)}, image_size=32, num_threads=4)
     assert alone["image"] == together["image"]
     assert alone["drop_reason"] == together["drop_reason"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("memory", "most"), [(1, 1), (2 * 60 * 40 * 10, 2), (2**30, 4)])
+def test_threads_decode_together_what_the_memory_holds(memory, most, monkeypatch):
+    decoding, seen, lock = set(), [], threading.Lock()
+
+    def slow(image, to_rgb=images.to_rgb):
+        with lock:
+            decoding.add(id(image))
+            seen.append(len(decoding))
+        time.sleep(0.05)
+        with lock:
+            decoding.remove(id(image))
+        return to_rgb(image)
+
+    monkeypatch.setattr(images, "to_rgb", slow)
+    data = encode(Image.new("RGB", (60, 40), "red"), "PNG")
+    batch = decode_images({"image": [data] * 12}, image_size=64, num_threads=4, memory=memory)
+    assert batch["drop_reason"] == [None] * 12
+    assert max(seen) == most
