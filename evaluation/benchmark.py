@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,20 @@ from evaluation.embed_texts import embed_texts
 from evaluation.encoders import Encoder
 from evaluation.labeled_images import LabeledImages, open_images
 from evaluation.listed_sets import open_listed_images
+from modeling_mofi.recipe_parser import check_choices
 
 
+Task = Literal[
+    "retrieval",
+    "listed_retrieval",
+    "gpr1200",
+    "knn",
+    "zero_shot",
+    "linear_probe",
+    "image_text_retrieval",
+    "entity_recognition",
+]
+EntityText = Literal["name_and_description", "name"]
 WITHOUT_LABELS = {"gpr1200", "image_text_retrieval", "listed_retrieval"}
 LABEL_COLUMNS = ("label", "entity_labels")  # Of class folders, and of I2E.
 
@@ -24,13 +36,7 @@ LABEL_COLUMNS = ("label", "entity_labels")  # Of class folders, and of I2E.
 class Benchmark:
     """A task with its data. In a recipe, `benchmarks` maps a name to those of these keys that differ."""
 
-    task: str = field(
-        default="retrieval",
-        metadata={
-            "help": "retrieval, listed_retrieval, gpr1200, knn, zero_shot, linear_probe, image_text_retrieval or "
-            "entity_recognition."
-        },
-    )
+    task: Task = field(default="retrieval", metadata={"help": "What is asked of the model."})
     data: str | None = field(default=None, metadata={"help": "Parquet file, folder of images, or id[:config]."})
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of data on the Hub."})
     split: str | None = field(default=None, metadata={"help": "Needed where the dataset has several."})
@@ -61,15 +67,18 @@ class Benchmark:
         default=None,
         metadata={"help": "entity_recognition: .parquet or JSON lines; else the model's own table."},
     )
-    candidates: str = field(
+    candidates: Literal["all", "labeled"] = field(
         default="all", metadata={"help": "entity_recognition: 'all' of that table, or those 'labeled' in the data."}
     )
-    entity_text: str = field(
+    entity_text: EntityText = field(
         default="name_and_description", metadata={"help": "entity_recognition: what is read of an entity, or 'name'."}
     )
     knowledge_base: str | None = field(default=None, metadata={"help": "entity_recognition: texts of unseen ones."})
 
     nil: bool = field(default=False, metadata={"help": "entity_recognition: others than the candidates are NIL."})
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def open(self, *, is_gallery: bool = False) -> LabeledImages | None:
         """Opens the query images or the gallery; None where there is no gallery."""
@@ -145,7 +154,7 @@ def read_benchmarks(settings: dict[str, dict[str, Any]], default: Benchmark) -> 
     """Benchmarks by name from a recipe's `benchmarks`, or the one that the flags describe.
 
     Raises:
-        ValueError: If a benchmark has an unknown key, with the nearest known one.
+        ValueError: If a benchmark has an unknown key, with the nearest known one, or an unknown value.
     """
     if not settings:
         return {Path(default.data or "").stem or default.task: default}
@@ -157,5 +166,8 @@ def read_benchmarks(settings: dict[str, dict[str, Any]], default: Benchmark) -> 
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
                 raise ValueError(f"Benchmark {name!r} has the unknown key {key!r}{hint}.")
-        benchmarks[name] = dataclasses.replace(default, **values)
+        try:
+            benchmarks[name] = dataclasses.replace(default, **values)
+        except ValueError as error:
+            raise ValueError(f"Benchmark {name!r}: {error}") from None
     return benchmarks

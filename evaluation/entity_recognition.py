@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch.nn import functional as F
 
-from evaluation.benchmark import Benchmark, Embedder, Scores, embedded_labels
+from evaluation.benchmark import Benchmark, Embedder, EntityText, Scores, embedded_labels
 from evaluation.encoders import Encoder, TransformersEncoder, UnfitModelError
 from evaluation.label_sets import classes_of, labels_of
 from evaluation.labeled_images import LabeledImages
@@ -21,6 +21,7 @@ from modeling_mofi.data.entity_table import COLUMNS, EntityTable
 from modeling_mofi.data.parquet_rows import check_columns
 from modeling_mofi.pretraining import HEAD_NAME
 from modeling_mofi.processing_mofi import MofiProcessor
+from modeling_mofi.search.model_loading import split_revision
 from modeling_mofi.sharded_rows import load_rows, num_saved_rows
 
 
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 KS = (1, 5)
 TABLE_NAME = "entities.parquet"
-CANDIDATES = ("all", "labeled")
-ENTITY_TEXTS = ("name_and_description", "name")
 BANDS = ((1, 9), (10, 99), (100, 999), (1000, None))  # Images of an entity in the training data.
 
 
@@ -173,18 +172,17 @@ def checkpoint_folder(encoder: Encoder) -> Path:
     if Path(encoder.name).is_dir() or not isinstance(encoder, TransformersEncoder):
         return Path(encoder.name)
     patterns = [TABLE_NAME, f"{HEAD_NAME}*.safetensors"]
-    return Path(snapshot_download(encoder.name, revision=encoder.revision, allow_patterns=patterns))
+    path, revision = split_revision(encoder.name)
+    return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
 
 
 def read_candidates(benchmark: Benchmark, folder: Path, labeled: set[str]) -> Entities:
     """The entities to choose from, in the order of their table.
 
     Raises:
-        ValueError: If a setting is unknown, or no entity of the data is in the table.
+        ValueError: If no entity of the data is in the table.
         UnfitModelError: If no table is given and the model has none.
     """
-    if benchmark.candidates not in CANDIDATES:
-        raise ValueError(f"candidates is {benchmark.candidates!r}; it must be {' or '.join(map(repr, CANDIDATES))}.")
     path = benchmark.entities or str(folder / TABLE_NAME)
     if not benchmark.entities and not Path(path).is_file():
         raise UnfitModelError(f"{path} does not exist; give --entities, the entities.parquet of the training data.")
@@ -214,18 +212,15 @@ def read_listed_entities(path: str, benchmark: Benchmark) -> Entities:
     return found
 
 
-def read_entities(path: str, *, entity_text: str = "name_and_description") -> Entities:
+def read_entities(path: str, *, entity_text: EntityText = "name_and_description") -> Entities:
     """Reads `entities.parquet`, or a knowledge base in JSON lines, gzipped or not.
 
     Args:
         entity_text: `name_and_description`, or `name` alone.
 
     Raises:
-        ValueError: If a column is missing, `entities.parquet` is not in the order of its labels, or `entity_text` is
-            unknown.
+        ValueError: If a column is missing, or `entities.parquet` is not in the order of its labels.
     """
-    if entity_text not in ENTITY_TEXTS:
-        raise ValueError(f"entity_text is {entity_text!r}; it must be {' or '.join(map(repr, ENTITY_TEXTS))}.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; give an entities.parquet or a knowledge base in JSON lines.")
     if path.endswith(".parquet"):

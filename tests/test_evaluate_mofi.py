@@ -60,13 +60,19 @@ def test_keeping_the_query_raises_the_value(run):
         (["--data", SAMPLE, "--label_column", "style"], "--model is missing"),
         (["--model", "pixels"], "--data is missing"),
         (["--model", "pixels", "--data", SAMPLE], "no column 'label'; it has .*by --label_column"),
-        (["--model", "pixels", "--data", SAMPLE, "--task", "retrievl"], "task 'retrievl' is unknown; choose one of"),
         (["--model", "pixels", "pixels", "--data", SAMPLE, "--label_column", "style"], "names a model twice"),
     ],
 )
 def test_missing_and_unknown_arguments_are_named(run, argv, message):
     with pytest.raises(ValueError, match=message):
         run(*argv)
+
+
+@pytest.mark.parametrize("flag", ["task", "candidates", "entity_text", "dtype", "preprocessing", "pooling"])
+def test_a_choice_that_is_none_is_refused_with_the_choices(run, flag, capsys):
+    with pytest.raises(SystemExit):
+        run("--model", "pixels", "--data", SAMPLE, f"--{flag}", "auot")
+    assert f"argument --{flag}: invalid choice: 'auot' (choose from" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_one_line_on_a_mistake(monkeypatch):

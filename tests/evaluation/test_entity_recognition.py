@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from evaluation.benchmark import Benchmark, Embedder
+from evaluation.benchmark import Benchmark, Embedder, read_benchmarks
 from evaluation.encoders import UnfitModelError
 from evaluation.entity_recognition import evaluate_entity_recognition, read_entities, recognize, scores_by_band
 from evaluation.labeled_images import open_images
@@ -161,11 +161,11 @@ def test_entities_are_read_by_name_or_with_their_description(colors_knowledge_ba
     assert read_entities(colors_knowledge_base, entity_text=entity_text).texts[0] == text
 
 
-@pytest.mark.parametrize("setting", [{"candidates": "some"}, {"entity_text": "alias"}])
-def test_unknown_settings_are_refused(checkpoint, images, setting):
+@pytest.mark.parametrize("setting", [{"candidates": "some"}, {"entity_text": "alias"}, {"task": "retrievl"}])
+def test_unknown_settings_are_refused(setting):
     name, value = next(iter(setting.items()))
-    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be"):
-        evaluate_entity_recognition(Benchmark(**setting), checkpoint, query=images)
+    with pytest.raises(ValueError, match=f"Benchmark 'sample': {name} is '{value}'; it must be one of"):
+        read_benchmarks({"sample": setting}, Benchmark())
 
 
 def test_a_table_without_the_entities_of_the_data_is_refused(checkpoint, images, tmp_path):
