@@ -90,8 +90,8 @@ def build_model(args: ThroughputArguments, *, num_entities: int = 0) -> MofiForP
         },
         projection_dim=args.projection_dim,
         num_entities=num_entities,
+        attn_implementation="sdpa",
     )
-    config._attn_implementation = "sdpa"
     model = MofiForPreTraining(config, num_sampled_entities=args.num_sampled_entities).to(args.device).train()
     if args.compile:
         model.mofi.vision_model.compile()

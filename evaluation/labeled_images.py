@@ -18,6 +18,7 @@ from PIL import Image
 
 from evaluation.label_sets import classes_of, labels_of
 from evaluation.open_rows import find_files, open_rows
+from modeling_mofi.data.dataset_fingerprint import dataset_fingerprint
 from modeling_mofi.data.images import UnreadableImage, decode_image, image_bytes, locate_image
 
 
@@ -148,7 +149,7 @@ def image_folders(data: str, image_root: str | None) -> tuple[str, ...]:
 def fingerprint_rows(rows: datasets.Dataset, image_column: str, folders: Sequence[str]) -> str:
     """Stands for the rows and, where they only name image files, for the size and time of those."""
     paths = rows.select_columns([image_column]).flatten()[f"{image_column}.path"]  # No bytes are read.
-    digest = hashlib.sha256(rows._fingerprint.encode())
+    digest = hashlib.sha256(dataset_fingerprint(rows).encode())
     for path in filter(None, paths):
         with contextlib.suppress(OSError, UnreadableImage):
             status = os.stat(locate_image(path, folders))

@@ -22,9 +22,9 @@ OF_ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "mlcd_vision_mod
 
 def build_vision_tower(config: MofiConfig) -> PreTrainedModel:
     """Makes the image tower; with `config.stem_channels`, CLIP's patches are embedded by a `MofiConvStem`."""
-    if config.vision_config.model_type in CONVOLUTIONAL:
-        config.vision_config._attn_implementation = "eager"  # They have no attention to choose an implementation of.
-    tower = AutoModel.from_config(config.vision_config)
+    # Convolutions have no attention to choose an implementation of.
+    options = {"attn_implementation": "eager"} if config.vision_config.model_type in CONVOLUTIONAL else {}
+    tower = AutoModel.from_config(config.vision_config, **options)
     if config.stem_channels:
         embeddings = getattr(tower, "vision_model", tower).embeddings
         embeddings.patch_embedding = MofiConvStem(config)
@@ -34,7 +34,7 @@ def build_vision_tower(config: MofiConfig) -> PreTrainedModel:
 def build_text_tower(config: MofiConfig) -> PreTrainedModel:
     """Makes the text tower, without its own pooling layer if `text_pooling` does not use it."""
     if config.text_config.model_type == "siglip_text_model":  # AutoModel knows the whole SigLIP alone.
-        return SiglipTextModel._from_config(config.text_config)
+        return SiglipTextModel(config.text_config)
     tower = AutoModel.from_config(config.text_config)
     if config.text_pooling != "pooler" and hasattr(tower, "pooler"):
         tower.pooler = None

@@ -11,6 +11,7 @@ import datasets
 from data_scripts.schema import Batch, Shard
 from data_scripts.sources.parquet import to_python
 from data_scripts.sources.records import check_columns
+from modeling_mofi.data.dataset_fingerprint import dataset_fingerprint
 
 
 def plan_hub(
@@ -39,8 +40,9 @@ def plan_hub(
             Shard(index, "hub", name, fingerprint=fingerprint, options=options)
             for index in range(options["num_shards"])
         ]
+    fingerprint = dataset_fingerprint(data)
     return [
-        Shard(index, "hub", name, start, min(start + rows_per_shard, len(data)), data._fingerprint, options)
+        Shard(index, "hub", name, start, min(start + rows_per_shard, len(data)), fingerprint, options)
         for index, start in enumerate(range(0, len(data), rows_per_shard))
     ]
 

@@ -46,7 +46,9 @@ class ModelArguments:
     image_processor: dict | str | None = field(
         default=None, metadata={"help": "MofiImageProcessor fields for use after training, as JSON."}
     )
-    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa or flash_attention_2."})
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = field(
+        default="sdpa", metadata={"help": "What computes attention; the last three need a GPU."}
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -153,8 +155,9 @@ def build_model(
     if not towers:
         configs = {"vision_config": model_args.vision_config, "text_config": new_text_config(model_args, processor)}
         fields["stem_channels"] = model_args.stem_channels or None
-    config = MofiConfig(**configs, **fields, num_entities=num_entities)
-    config._attn_implementation = model_args.attn_implementation
+    config = MofiConfig(
+        **configs, **fields, num_entities=num_entities, attn_implementation=model_args.attn_implementation
+    )
     follow_padding(config, processor)
     model = MofiForPreTraining(config, **head_settings)
     if towers:

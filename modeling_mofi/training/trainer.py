@@ -240,8 +240,10 @@ class MofiTrainer(ResumableTrainer):
             FloatingPointError: If a loss or gradient is not finite and the policy is to stop.
         """
         head = self.pretraining_model.entity_head
-        has_rows = head is not None and head.weight.grad is not None
-        sums = [torch.as_tensor(grad_norm), *([head.weight.grad._values().sum()] if has_rows else [])]
+        sums = [torch.as_tensor(grad_norm)]
+        if head is not None and head.weight.grad is not None:
+            head.weight.grad = head.weight.grad.coalesce()  # As SparseAdam would.
+            sums.append(head.weight.grad.values().sum())
         parts = torch.stack(self._losses), torch.stack([value.float().to(self.args.device) for value in sums])
         self._losses.clear()
         flags = torch.stack([torch.isfinite(part).all() for part in parts]).float()

@@ -37,7 +37,8 @@ class WeightAverage(TrainerCallback):
     def load(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Takes a saved average: tensors as `MofiModel` names them, not sharded."""
         loaded = [sharded_like(state_dict[name], parameter) for name, parameter in self.parameters.items()]
-        torch._foreach_copy_(self.averages, own_shards(loaded))
+        for average, value in zip(self.averages, own_shards(loaded), strict=True):
+            average.copy_(value)
 
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,7 +62,8 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def _set(self, weights: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-        torch._foreach_copy_(weights, values)
+        for weight, value in zip(weights, values, strict=True):
+            weight.copy_(value)
         for module in self.model.modules():
             if hasattr(module, "reshard"):  # FSDP may still hold gathered weights, which are the old ones.
                 module.reshard()
