@@ -1,6 +1,7 @@
 """The demo in a headless Chromium, tab by tab, on a tiny checkpoint and build; and what it refuses."""
 
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hub_server import connected_hub
 from huggingface_hub import constants
+from odd_images import KEPT, REFUSED
 from PIL import Image
 from tiny import COLORS, make_tiny_config, make_tiny_processor, picture, write_entities, write_i2e
 
@@ -56,6 +58,17 @@ def test_unreadable_upload_is_refused_with_a_message(demo, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     html, nearest = demo.name_entities(str(tmp_path / "broken.png"))
     assert "broken.png cannot be shown: unknown image format" in html and nearest == []
+
+
+@pytest.mark.parametrize("name", [*KEPT, *REFUSED])
+def test_an_odd_upload_is_named_or_refused_as_by_all_who_open_images(name, demo, tmp_path):
+    data, answer = KEPT[name] if name in KEPT else REFUSED[name]
+    (tmp_path / "upload.png").write_bytes(data)
+    html, nearest = demo.name_entities(str(tmp_path / "upload.png"))
+    if name in KEPT:
+        assert html.count('class="entity ') == 4 and len(nearest) == 12
+    else:
+        assert re.search(f"upload.png cannot be shown: ({answer})", html) and nearest == []
 
 
 def test_bomb_is_refused_with_a_message(demo, tmp_path):
