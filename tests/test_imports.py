@@ -1,4 +1,4 @@
-"""Who may import whom, and that the package needs nothing beyond torch, transformers and Pillow."""
+"""Who may import whom, how large a file may be, and that the package needs only torch, transformers and Pillow."""
 
 import ast
 import subprocess
@@ -32,8 +32,8 @@ ROOMS = {
     "modeling_mofi": {
         "data": FLAT,
         "hub": FLAT,
-        "search": (*FLAT, "data", "hub"),
-        "training": (*FLAT, "pretraining", "entity_head", "patch_dropout", "data", "hub"),
+        "search": (*FLAT, "auto", "data", "hub"),
+        "training": (*FLAT, "auto", "pretraining", "entity_head", "patch_dropout", "data", "hub"),
     },
     "data_scripts": {
         "schema": (),
@@ -61,6 +61,11 @@ BLOCKED = (
     *("accelerate", "datasets", "evaluate", "faiss", "gradio", "marisa_trie", "matplotlib", "onnx", "pandas", "peft"),
     *("pyarrow", "ray", "scipy", "sklearn", "spacy", "tensorboard", "torchvision", "yaml_include"),
 )
+
+
+MAX_LINES_OF_FILE, MAX_LINES_OF_FUNCTION = 350, 60
+# Rooms of a build whose workers start without torch, which takes seconds.
+LIGHT_ROOMS = ("text", "engine", "sources", "knowledge_base", "linking")
 
 
 def files_of(part):
@@ -152,6 +157,33 @@ def test_stages_know_no_engine_and_engines_no_stage():
     for path in files_of("data_scripts"):
         if path.parent.name == "engine":
             assert not {name.split(".")[-1] for name in imports(path)} & set(STAGES), path.name
+
+
+@pytest.mark.parametrize("part", [*PARTS, "tests"])
+def test_files_and_functions_stay_small(part):
+    for path in files_of(part):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= MAX_LINES_OF_FILE, path.relative_to(ROOT)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                num_lines = node.end_lineno - node.lineno + 1
+                assert num_lines <= MAX_LINES_OF_FUNCTION, f"{path.relative_to(ROOT)}: {node.name}"
+
+
+def test_texts_and_knowledge_bases_need_no_torch():
+    files = [path for room in LIGHT_ROOMS for path in files_of(f"data_scripts/{room}")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    code = f"""
+import importlib, sys
+for module in {modules!r}:
+    importlib.import_module(module)
+    assert "torch" not in sys.modules, module
+import modeling_mofi
+assert "torch" not in sys.modules
+from transformers import AutoConfig
+assert AutoConfig.for_model(modeling_mofi.MofiConfig.model_type).model_type == "mofi"
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=280)
 
 
 def test_package_imports_without_its_extras():

@@ -1,14 +1,8 @@
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,24 +117,6 @@ def test_an_error_in_a_shard_comes_out_and_the_other_shards_stay(num_processes, 
     assert job.manifest(SHARDS[0]) is not None
 
 
-def test_a_worker_that_dies_is_named_with_its_shard_at_once(tmp_path):
-    job = make_job(tmp_path, Step("die", die_on_shard_two))
-    with Engine(num_processes=2) as engine:
-        list(engine.run(abs, range(4)))  # Starts the workers.
-        started = time.monotonic()
-        with pytest.raises(ChildProcessError, match=r"worker at 000002 of numbers died \(SIGKILL\).*more memory"):
-            run_job(job, GROUPS, engine=engine)
-    # Noticed at once, not when all else is done; a busy machine takes its time to start.
-    assert time.monotonic() - started < 60
-    assert job.manifest(SHARDS[2]) is None
-
-
-def die_on_shard_two(batch):
-    if batch["number"][0] == 20:
-        os.kill(os.getpid(), signal.SIGKILL)  # As the system does for want of memory.
-    return batch
-
-
 def test_a_full_disk_names_the_path_and_leaves_no_manifest(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -248,14 +224,6 @@ def test_small_shards_are_joined_and_large_ones_stand_alone(tmp_path):
     assert indices[99] == [[0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize(("num_gpus", "expected"), [(0, 5), (2, 2), (8, 5)])
-def test_workers_that_want_a_gpu_are_no_more_than_there_are(num_gpus, expected, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: num_gpus)
-    with Engine(num_processes=5) as engine:
-        assert len(engine.workers(uses_gpu=True).processes) == expected
-        assert len(engine.workers(uses_gpu=False).processes) == 5
-
-
 def read_damaged(shard):
     """Four rows, of which two cannot be read."""
     reasons = [None, "no UTF-8", None, "no JSON"]
@@ -318,102 +286,3 @@ def test_short_work_is_left_to_the_first_task_unless_they_wait_for_one_another()
     assert [JobArray(2, index).share("abcd", is_short=True) for index in (0, 1)] == ["abcd", ""]
     assert [JobArray(2, index, 9.0).share("abcd", is_short=True) for index in (0, 1)] == ["ac", "bd"]
     assert [JobArray(2, index).share("abcd") for index in (0, 1)] == ["ac", "bd"]
-
-
-def signal_parent(batch, *, number, sent):
-    """Shard one is at work when the run is told to stop; no later one ends before, however slowly a worker starts."""
-    first = batch["number"][0]
-    if first == 10:
-        parent = multiprocessing.parent_process()
-        os.kill(os.getpid() if parent is None else parent.pid, number)
-        sent.touch()
-        time.sleep(0.3)
-    while first >= 20 and not sent.exists():
-        time.sleep(0.01)
-    return batch
-
-
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_signal_ends_a_run_when_the_shards_at_work_are_committed(num_processes, number, error, tmp_path):
-    shards = [Shard(index, "test", "") for index in range(20)]
-    sent = tmp_path / "sent"
-    job = make_job(tmp_path / "job", Step("signal", partial(signal_parent, number=number, sent=sent)))
-    before = signal.getsignal(number)
-    with pytest.raises(error) as ended, Engine(num_processes=num_processes) as engine:  # noqa: PT012
-        run_job(job, single(shards), engine=engine)
-    if error is SystemExit:
-        assert ended.value.code == 143
-    done = [shard.index for shard in shards if job.manifest(shard)]
-    assert 1 in done
-    assert done == [0, 1] or (num_processes == 2 and len(done) < 20)
-    assert signal.getsignal(number) == before
-    assert not list(tmp_path.rglob("*.tmp.*"))
-
-
-def raise_signals(number):
-    signal.raise_signal(number)
-    signal.raise_signal(number)
-
-
-def test_a_second_signal_ends_at_once(tmp_path):
-    with pytest.raises(SystemExit), Engine() as engine:
-        assert list(engine.run(raise_signals, [signal.SIGTERM])) == []
-
-
-class OddError(Exception):
-    """Cannot be made again from its message alone."""
-
-    def __init__(self, one, two):
-        super().__init__(one + two)
-
-
-def raise_odd_error(number):
-    raise OddError("one ", "two")
-
-
-def test_an_error_of_a_worker_keeps_its_words_and_where_it_came_from():
-    with Engine(num_processes=2) as engine, pytest.raises(RuntimeError, match="OddError: one two") as caught:
-        list(engine.run(raise_odd_error, range(3)))
-    assert "in raise_odd_error" in str(caught.value.__cause__)
-
-
-def test_items_are_taken_when_there_is_room_for_them():
-    taken = []
-    items = (taken.append(number) or number for number in range(9))
-    with Engine(num_processes=2) as engine:
-        results = engine.run(abs, items)
-        first = next(results)
-        assert len(taken) <= 3
-        assert sorted([first, *results]) == list(range(9))
-
-
-SLEEPER = """
-import os, time
-from pathlib import Path
-from data_scripts.engine.engines import Engine
-
-def sleep_long(folder):
-    Path(folder, str(os.getpid())).touch()
-    time.sleep(50)
-
-if __name__ == "__main__":
-    list(Engine(num_processes=2).run(sleep_long, ["workers", "workers"]))
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent_whatever_they_are_at(number, tmp_path):
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
-    (tmp_path / "workers").mkdir()
-    root = str(Path(__file__).parents[3])
-    parent = subprocess.Popen([sys.executable, "sleeper.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root})
-    while len(workers := list((tmp_path / "workers").iterdir())) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
-    parent.send_signal(number)
-    parent.wait()
-    deadline = time.monotonic() + 60
-    while any(Path("/proc", worker.name).exists() for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [worker.name for worker in workers if Path("/proc", worker.name).exists()]
