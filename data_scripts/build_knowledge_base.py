@@ -26,7 +26,7 @@ from data_scripts.knowledge_base.languages import fallback_languages
 from data_scripts.knowledge_base.links import write_links
 from data_scripts.knowledge_base.read_parts import copy_knowledge_base, read_source
 from data_scripts.knowledge_base.selection import Selection, read_exclusions, select_entities
-from data_scripts.knowledge_base.store import FORMAT_VERSION, MANIFEST, read_manifest
+from data_scripts.knowledge_base.store import FORMAT_VERSION, MANIFEST, has_size, is_finished, read_manifest
 from data_scripts.knowledge_base.tables import (
     DEFAULT_TABLES,
     all_paths,
@@ -305,33 +305,6 @@ def join_sources(
             write_links(connection, folder, num_rows=write_entities(connection, folder))
     remove_database(database)
     return counts | ({"superseded by a later line": superseded} if superseded else {})
-
-
-def is_finished(folder: Path, source_hash: str) -> bool:
-    """Whether a folder holds the knowledge base whole; the manifest of one with damaged files is taken away.
-
-    Raises:
-        ValueError: If it holds one of another source, other settings or another version of this program.
-    """
-    found = try_read_json(folder / MANIFEST)
-    if found is None:
-        return False
-    if found["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder} holds a knowledge base of format {found['format_version']}, this program writes "
-            f"{FORMAT_VERSION}. Choose another --output_dir, or delete that one."
-        )
-    if found["source_hash"] != source_hash:
-        raise ValueError(
-            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
-            "Choose another --output_dir, or delete that one."
-        )
-    sizes = found.get("bytes", {})
-    damaged = [name for name, size in sizes.items() if not has_size(folder / name, size)]
-    if damaged:
-        logger.warning("%s: %s missing or cut short; building it again", folder, ", ".join(damaged))
-        (folder / MANIFEST).unlink()
-    return not damaged
 
 
 def clear_leftovers(folder: Path, *, keep: Path | None = None) -> None:

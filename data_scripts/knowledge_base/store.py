@@ -6,6 +6,7 @@ Opening reads no table into memory, and the pages are shared by every process of
 import gc
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -15,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_scripts.knowledge_base.alias_tries import open_aliases
+from modeling_mofi.whole_files import try_read_json
 
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
@@ -147,6 +151,38 @@ def read_manifest(folder: Path) -> dict:
             f"Rebuild it from {manifest['source']} with `python -m data_scripts.build_knowledge_base`."
         )
     return manifest
+
+
+def is_finished(folder: Path, source_hash: str) -> bool:
+    """Whether a folder holds the knowledge base whole; the manifest of one with damaged files is taken away.
+
+    Raises:
+        ValueError: If it holds one of another source, other settings or another version of this program.
+    """
+    found = try_read_json(folder / MANIFEST)
+    if found is None:
+        return False
+    if found["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} holds a knowledge base of format {found['format_version']}, this program writes "
+            f"{FORMAT_VERSION}. Choose another --output_dir, or delete that one."
+        )
+    if found["source_hash"] != source_hash:
+        raise ValueError(
+            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
+            "Choose another --output_dir, or delete that one."
+        )
+    sizes = found.get("bytes", {})
+    damaged = [name for name, size in sizes.items() if not has_size(folder / name, size)]
+    if damaged:
+        logger.warning("%s: %s missing or cut short; building it again", folder, ", ".join(damaged))
+        (folder / MANIFEST).unlink()
+    return not damaged
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether a file is there with all its bytes."""
+    return path.is_file() and path.stat().st_size == size
 
 
 def calm_collector() -> None:
