@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 
 from modeling_mofi import MofiImageProcessor  # Registers MOFI with the Auto classes too.
-from modeling_mofi.search.encoder import Inputs, image_features, moved, prepare_image, text_features
+from modeling_mofi.search.encoder import Inputs, has_text_tower, image_features, moved, prepare_image, text_features
 from modeling_mofi.search.model_loading import (
     default_dtype,
     fingerprint_model,
@@ -115,7 +115,7 @@ class TransformersEncoder:
 
     @property
     def has_text_tower(self) -> bool:
-        return hasattr(self.model, "get_text_features")
+        return has_text_tower(self.model)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -167,13 +167,24 @@ def image_features(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
 
 @torch.inference_mode()
 def text_features(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """Projected features of texts, padded and cut off as the model wants it: not normalized, fp32 [len(texts), D]."""
+    """Projected features of texts, padded and cut off as the model wants it: not normalized, fp32 [len(texts), D].
+
+    Raises:
+        ValueError: If the model has no text tower.
+    """
+    if not has_text_tower(model):
+        raise ValueError(f"{model.name_or_path or 'this model'} has no text tower; give it images alone")
     options = text_options(model, tokenizer)
     tokens = tokenizer(list(texts), return_tensors="pt", **options)
     # Texts that were padded to full length in training attended to their padding.
     names = ("input_ids",) if options["padding"] == "max_length" else TEXT_INPUTS
     inputs = {name: tokens[name] for name in names if name in tokens}
     return projected(model.get_text_features(**moved(inputs, model)))
+
+
+def has_text_tower(model: PreTrainedModel) -> bool:
+    """Whether a model embeds texts too; one of MOFI may have been trained on images alone."""
+    return hasattr(model, "get_text_features") and getattr(model.config, "has_text_tower", True)
 
 
 def moved(inputs: Inputs, model: PreTrainedModel) -> Inputs:
