@@ -171,8 +171,10 @@ def group_name(job: Job, group: Group) -> str:
 def run_limited(function: Callable[[Item], Any], item: Item, *, num_threads: int) -> Any:
     """Calls a function with the number of threads of PyTorch fixed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Whoever needs PyTorch has imported it by now; the others are spared the seconds.
+    # Who needs no PyTorch is spared the seconds; one that is imported later, as spaCy does, reads the variable.
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != num_threads:
+    if torch is None:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    elif torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
     return function(item)

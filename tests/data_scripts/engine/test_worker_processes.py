@@ -106,6 +106,21 @@ def test_a_second_signal_ends_at_once(tmp_path):
         assert list(engine.run(raise_signals, [signal.SIGTERM])) == []
 
 
+def test_a_function_that_imports_torch_late_has_the_threads_that_are_asked_for():
+    code = """
+import os, sys
+os.environ.pop("OMP_NUM_THREADS", None)
+from data_scripts.engine.engines import run_limited
+
+def num_threads(_):
+    assert "torch" not in sys.modules
+    return __import__("torch").get_num_threads()
+
+assert run_limited(num_threads, None, num_threads=3) == 3
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+
+
 def place_of_worker(number):
     time.sleep(0.2)  # The others shall have work too.
     return worker_index()
