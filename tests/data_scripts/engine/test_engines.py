@@ -7,7 +7,6 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch  # noqa: F401 - an engine asks for GPUs only where PyTorch is in use
 
 from data_scripts.engine.engines import Engine, run_job, run_steps
 from data_scripts.engine.job_array import JobArray
