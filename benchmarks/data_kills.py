@@ -26,6 +26,7 @@ from benchmarks.generated_builds import build_sample_knowledge_base, encode_nois
 
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+BUILD = "data_scripts.build_i2e"
 MARK = "MOFI_KILLED_BUILD"  # In the environment of every process that a build starts, and of theirs.
 PATIENCE_SECONDS = 10.0
 
@@ -98,24 +99,26 @@ def kill_builds(flags: Sequence[str], folder: Path, *, num_kills: int, kills_per
     }
 
 
-def start(flags: Sequence[str], output: Path) -> tuple[subprocess.Popen, str]:
+def start(flags: Sequence[str], output: Path, *, module: str = BUILD) -> tuple[subprocess.Popen, str]:
     """Starts a build; returns it and the mark of its processes."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "data_scripts.build_i2e", *flags, "--output_dir", str(output)]
+    command = [sys.executable, "-m", module, *flags, "--output_dir", str(output)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=os.environ | {MARK: mark}, **streams), mark
 
 
-def run_whole(flags: Sequence[str], output: Path) -> None:
+def run_whole(flags: Sequence[str], output: Path, *, module: str = BUILD) -> None:
     """Runs a build to its end."""
-    build, _ = start(flags, output)
+    build, _ = start(flags, output, module=module)
     if build.wait() != 0:
         raise RuntimeError(f"the build in {output} ended with status {build.returncode}")
 
 
-def kill_once(flags: Sequence[str], output: Path, kills: Kills, kind: signal.Signals, *, seconds: float) -> None:
+def kill_once(
+    flags: Sequence[str], output: Path, kills: Kills, kind: signal.Signals, *, seconds: float, module: str = BUILD
+) -> None:
     """Starts a build, kills it after a while if it is not through, and waits for the end of its processes."""
-    build, mark = start(flags, output)
+    build, mark = start(flags, output, module=module)
     try:
         build.wait(timeout=seconds)
         return

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from typing import Any
 from data_scripts.engine.engines import Engine
 from data_scripts.engine.files import fingerprint_file, hash_file, hash_settings
 from data_scripts.engine.folder_lock import hold_folder
-from data_scripts.knowledge_base.database import open_database, remove_database
+from data_scripts.knowledge_base.database import limits_named, open_database, remove_database
 from data_scripts.knowledge_base.facts import add_part_facts, add_table_facts, put_own_over_others
-from data_scripts.knowledge_base.hub import has_size, publish_knowledge_base
+from data_scripts.knowledge_base.folder import clear_leftovers, is_finished, say_disk_use
+from data_scripts.knowledge_base.hub import publish_knowledge_base
 from data_scripts.knowledge_base.languages import fallback_languages
 from data_scripts.knowledge_base.links import write_links
 from data_scripts.knowledge_base.read_parts import copy_knowledge_base, read_source
 from data_scripts.knowledge_base.selection import Selection, read_exclusions, select_entities
-from data_scripts.knowledge_base.store import FORMAT_VERSION, MANIFEST, has_size, is_finished, read_manifest
+from data_scripts.knowledge_base.store import FORMAT_VERSION, MANIFEST, has_size, read_manifest
 from data_scripts.knowledge_base.tables import (
     DEFAULT_TABLES,
     all_paths,
@@ -41,7 +41,7 @@ from modeling_mofi.bundled import find_config
 from modeling_mofi.hub.publishing import make_repository
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
-from modeling_mofi.whole_files import TEMPORARY, remove_temporary_files, try_read_json, write_json
+from modeling_mofi.whole_files import try_read_json, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class KnowledgeBaseArguments:
     min_sitelinks: int | None = field(
         default=None,
         metadata={
-            "help": "Entities that fewer wikis have a page about are left out; by default 1 for tables, otherwise 0."
+            "help": "Leaves out entities that fewer wikis have a page about; by default 1 for Wikidata, else 0."
         },
     )
     only_with_image: bool = field(
@@ -146,7 +146,7 @@ class KnowledgeBaseArguments:
 
     def least_sitelinks(self) -> int:
         """`min_sitelinks`, or the usual one of the kind of source."""
-        usual = MIN_SITELINKS if self.kind in ("hub", "tables") else 0
+        usual = MIN_SITELINKS if self.kind in ("hub", "tables", "dump") else 0
         return usual if self.min_sitelinks is None else self.min_sitelinks
 
 
@@ -288,7 +288,7 @@ def join_sources(
     )
     database = parts / "join.duckdb"
     options = {"memory_gigabytes": args.memory_gigabytes, "num_threads": args.num_processes}
-    with contextlib.closing(open_database(database, **options)) as connection:
+    with contextlib.closing(open_database(database, **options)) as connection, limits_named(database):
         prefix, superseded = "base_" if args.extend else "", 0
         if args.kind in ("hub", "tables"):
             place = args.source if args.kind == "tables" else None
@@ -301,25 +301,11 @@ def join_sources(
             put_own_over_others(connection)
         counts = select_entities(connection, selection)
         if counts.get("kept"):
+            say_disk_use(folder, counts["kept"])
             join_lists(connection)
             write_links(connection, folder, num_rows=write_entities(connection, folder))
     remove_database(database)
     return counts | ({"superseded by a later line": superseded} if superseded else {})
-
-
-def clear_leftovers(folder: Path, *, keep: Path | None = None) -> None:
-    """Deletes what builds have parsed and made for themselves, and what they had begun to write.
-
-    Args:
-        keep: Not what lies in this folder and is whole.
-    """
-    for path in folder.glob("parts-*"):
-        if path == keep:
-            remove_temporary_files(path)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(f"*{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
 
 
 def write_manifest(

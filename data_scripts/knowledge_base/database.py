@@ -1,14 +1,18 @@
 """DuckDB: a database in a file, and queries of Parquet files whose progress is shown."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
+from tqdm import tqdm
 
 
-SILENT_SECONDS = 5.0
+SILENT_SECONDS, POLL_SECONDS = 5.0, 0.2
 
 
 def open_database(path: Path, *, memory_gigabytes: float, num_threads: int) -> duckdb.DuckDBPyConnection:
@@ -17,6 +21,41 @@ def open_database(path: Path, *, memory_gigabytes: float, num_threads: int) -> d
     remove_database(path)
     settings = {"memory_limit": f"{int(memory_gigabytes * 1000)}MB", "threads": num_threads}
     return duckdb.connect(str(path), config=settings | {"temp_directory": f"{path}.spilled"})
+
+
+def run_query(
+    connection: duckdb.DuckDBPyConnection, query: str, name: str, parameters: dict[str, Any] | None = None
+) -> None:
+    """Runs a query, with a bar of how far it is if it takes long; a signal to stop ends it."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        tqdm(total=100, desc=f"join {name}", unit="%", delay=SILENT_SECONDS) as bar,
+    ):
+        running = pool.submit(connection.execute, query, parameters)
+        try:
+            while not wait([running], POLL_SECONDS).done:
+                bar.update(max(0, round(connection.query_progress()) - bar.n))
+        except BaseException:
+            connection.interrupt()
+            raise
+        running.result()
+
+
+@contextmanager
+def limits_named(path: Path) -> Iterator[None]:
+    """Says what to do where the disk or the memory is too small for a database.
+
+    Raises:
+        OSError: With the place and DuckDB's reason.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"cannot join in {path.parent}: {reason}. Free some space there, or give more --memory_gigabytes or fewer "
+            "--num_processes, and run again; what was read is not read again."
+        ) from error
 
 
 def remove_database(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from data_scripts.knowledge_base.database import quote
+from data_scripts.knowledge_base.database import quote, run_query
 from data_scripts.knowledge_base.read_wikidata import IMAGE, KIND_OF, TYPE
 
 
@@ -88,20 +88,23 @@ def add_table_facts(
 
 def add_statements(connection: duckdb.DuckDBPyConnection, files: str) -> None:
     """Makes the view `truthy` of the statements that count, and the small tables `instances` and `pictured` of it."""
+    statements = f"read_parquet({files})"
+    preferred = f"SELECT DISTINCT id, property FROM {statements} WHERE rank = 'preferred'"
+    run_query(connection, f"CREATE TABLE preferred AS {preferred}", "preferred statements")
     connection.execute(
         f"""
-        CREATE TABLE preferred AS
-        SELECT DISTINCT id, property FROM read_parquet({files}) WHERE rank = 'preferred';
         CREATE VIEW counting AS
         SELECT claims.id, claims.property, datavalue.id AS target, datavalue IS NOT NULL AS has_value
-        FROM read_parquet({files}) claims LEFT JOIN preferred USING (id, property)
+        FROM {statements} claims LEFT JOIN preferred USING (id, property)
         WHERE rank = 'preferred' OR (rank = 'normal' AND preferred.id IS NULL);
         CREATE VIEW truthy AS SELECT id, property, target FROM counting WHERE starts_with(target, 'Q');
-        CREATE TABLE instances AS
-        SELECT id, target, property = '{KIND_OF}' AS is_parent FROM truthy WHERE property IN ('{TYPE}', '{KIND_OF}');
-        CREATE TABLE pictured AS SELECT DISTINCT id FROM counting WHERE property = '{IMAGE}' AND has_value;
         """
     )
+    instances = f"SELECT id, target, property = '{KIND_OF}' AS is_parent FROM truthy"
+    instances += f" WHERE property IN ('{TYPE}', '{KIND_OF}')"
+    run_query(connection, f"CREATE TABLE instances AS {instances}", "types")
+    pictured = f"SELECT DISTINCT id FROM counting WHERE property = '{IMAGE}' AND has_value"
+    run_query(connection, f"CREATE TABLE pictured AS {pictured}", "images")
 
 
 def first_language(folders: dict[str, list[Path]], languages: Sequence[str], *, name: str) -> str:

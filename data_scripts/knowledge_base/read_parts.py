@@ -102,6 +102,9 @@ def read_source(
     counts: Counter[str] = Counter()
     odd: dict[str, list[int]] = {}
     limit = OddLines(source, max_bad_lines)
+    logger.info(
+        f"{source}: what is kept of {os.path.getsize(source) / 1e9:.1f} GB, at most as much, goes into {folder}"
+    )
     with open_source(source) as file, progress_bar(source) as bar:
         parts = read_ahead(read_parts(file, source))
         for found in engine.run(parse, parts, name_of=lambda part: f"part {part.index} of {source}"):

@@ -8,6 +8,8 @@ import duckdb
 import pyarrow as pa
 import yaml
 
+from data_scripts.knowledge_base.database import run_query
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -75,7 +77,8 @@ def select_entities(connection: duckdb.DuckDBPyConnection, selection: Selection)
     register(
         connection, "reasons", {"number": pa.array(range(len(reasons))), "reason": pa.array(reasons, pa.string())}
     )
-    connection.execute(
+    run_query(
+        connection,
         f"""
         CREATE TABLE decided AS
         SELECT heads.*, CASE
@@ -93,18 +96,21 @@ def select_entities(connection: duckdb.DuckDBPyConnection, selection: Selection)
             WHERE excluded.type IS NOT NULL OR included.type IS NOT NULL GROUP BY id
         ) USING (id)
         """,
+        "entities",
         {
             "no_name": f"no name in {selection.language}",
             "few": f"fewer than {selection.min_sitelinks} sitelinks",
             "min_sitelinks": selection.min_sitelinks,
         },
     )
-    connection.execute(
+    run_query(
+        connection,
         """
         CREATE TABLE kept AS
         SELECT id, name, coalesce(description, '') AS description, num_sitelinks, has_image
         FROM decided LEFT JOIN descriptions USING (id) WHERE reason IS NULL ORDER BY position, id
-        """
+        """,
+        "descriptions",
     )
     counts = connection.execute("SELECT coalesce(reason, 'kept'), count(*) FROM decided GROUP BY ALL").fetchall()
     connection.execute("DROP TABLE decided")

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from data_scripts.knowledge_base.alias_tries import open_aliases
-from modeling_mofi.whole_files import try_read_json
 
 
 logger = logging.getLogger(__name__)
@@ -151,33 +150,6 @@ def read_manifest(folder: Path) -> dict:
             f"Rebuild it from {manifest['source']} with `python -m data_scripts.build_knowledge_base`."
         )
     return manifest
-
-
-def is_finished(folder: Path, source_hash: str) -> bool:
-    """Whether a folder holds the knowledge base whole; the manifest of one with damaged files is taken away.
-
-    Raises:
-        ValueError: If it holds one of another source, other settings or another version of this program.
-    """
-    found = try_read_json(folder / MANIFEST)
-    if found is None:
-        return False
-    if found["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder} holds a knowledge base of format {found['format_version']}, this program writes "
-            f"{FORMAT_VERSION}. Choose another --output_dir, or delete that one."
-        )
-    if found["source_hash"] != source_hash:
-        raise ValueError(
-            f"{folder} holds a knowledge base of another source or other settings ({found['source']}). "
-            "Choose another --output_dir, or delete that one."
-        )
-    sizes = found.get("bytes", {})
-    damaged = [name for name, size in sizes.items() if not has_size(folder / name, size)]
-    if damaged:
-        logger.warning("%s: %s missing or cut short; building it again", folder, ", ".join(damaged))
-        (folder / MANIFEST).unlink()
-    return not damaged
 
 
 def has_size(path: Path, size: int) -> bool:

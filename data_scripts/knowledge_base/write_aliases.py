@@ -18,7 +18,7 @@ from data_scripts.engine.files import save_arrays
 from data_scripts.engine.jobs import Job, one_by_one
 from data_scripts.knowledge_base.alias_tries import alias_file
 from data_scripts.knowledge_base.array_pieces import offset_pieces, read_each, write_pieces
-from data_scripts.knowledge_base.database import quote
+from data_scripts.knowledge_base.database import limits_named, quote
 from modeling_mofi.whole_files import write_whole
 
 
@@ -103,7 +103,7 @@ def sort_pairs(names: Sequence[Path], anchors: Path | None, spilled: Path, shard
         weight = f"(coalesce(number, 0)::FLOAT + 0.5::FLOAT * weight / (weight + {ANCHOR_SITELINKS}::FLOAT))::FLOAT"
     settings = {"memory_limit": SORT_MEMORY, "threads": 1, "temp_directory": str(spilled)}
     query = f"SELECT key, row, {weight} AS weight, form FROM {pairs} ORDER BY key, weight DESC, row"
-    with duckdb.connect(config=settings) as connection:
+    with duckdb.connect(config=settings) as connection, limits_named(spilled):
         return connection.sql(query, params=parameters).to_arrow_table()
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from data_scripts.knowledge_base.array_pieces import ranges, write_pieces
-from data_scripts.knowledge_base.database import SILENT_SECONDS, fetch_rows
+from data_scripts.knowledge_base.database import SILENT_SECONDS, fetch_rows, run_query
 from modeling_mofi.whole_files import write_whole
 
 
@@ -27,6 +27,22 @@ ENTITY_TABLE = pa.schema(
         "has_image": pa.bool_(),
     }
 )
+JOINS = {
+    "entity_aliases": """
+        SELECT kept.rowid AS row, alias AS value FROM aliases JOIN kept USING (id) WHERE alias <> ''
+        ORDER BY row, position""",
+    "entity_types": """
+        SELECT kept.rowid AS row, target AS value FROM types JOIN kept USING (id) GROUP BY kept.rowid, target
+        ORDER BY kept.rowid, min(is_parent), length(target), target""",
+    "entity_links": """
+        SELECT DISTINCT kept.rowid AS row, targets.rowid AS target, targets.id AS value
+        FROM links JOIN kept USING (id) JOIN kept AS targets ON links.target = targets.id
+        ORDER BY row, target""",
+    "neighbors": """
+        SELECT row, target FROM entity_links
+        UNION SELECT row, kept.rowid FROM entity_types JOIN kept ON value = id
+        ORDER BY row, target""",
+}
 
 
 def join_lists(connection: duckdb.DuckDBPyConnection) -> None:
@@ -34,24 +50,8 @@ def join_lists(connection: duckdb.DuckDBPyConnection) -> None:
 
     Links lead to kept entities only. Types and links are sorted, so that no source's order of statements matters.
     """
-    connection.execute(
-        """
-        CREATE TABLE entity_aliases AS
-        SELECT kept.rowid AS row, alias AS value FROM aliases JOIN kept USING (id) WHERE alias <> ''
-        ORDER BY row, position;
-        CREATE TABLE entity_types AS
-        SELECT kept.rowid AS row, target AS value FROM types JOIN kept USING (id) GROUP BY kept.rowid, target
-        ORDER BY kept.rowid, min(is_parent), length(target), target;
-        CREATE TABLE entity_links AS
-        SELECT DISTINCT kept.rowid AS row, targets.rowid AS target, targets.id AS value
-        FROM links JOIN kept USING (id) JOIN kept AS targets ON links.target = targets.id
-        ORDER BY row, target;
-        CREATE TABLE neighbors AS
-        SELECT row, target FROM entity_links
-        UNION SELECT row, kept.rowid FROM entity_types JOIN kept ON value = id
-        ORDER BY row, target;
-        """
-    )
+    for table, query in JOINS.items():
+        run_query(connection, f"CREATE TABLE {table} AS {query}", table.removeprefix("entity_"))
 
 
 def write_entities(connection: duckdb.DuckDBPyConnection, folder: Path) -> int:

@@ -105,6 +105,7 @@ def build(tmp_path):
         text = "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n"
         compressors = {".gz": partial(gzip.compress, mtime=0), ".bz2": bz2.compress, ".json": bytes}
         (tmp_path / name).write_bytes(compressors["." + name.rpartition(".")[2]](text.encode()))
+        settings = {"min_sitelinks": 0} | settings
         args = KnowledgeBaseArguments(source=str(tmp_path / name), output_dir=str(tmp_path / folder), **settings)
         return KnowledgeBase(build_knowledge_base(args))
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -37,7 +38,9 @@ def terms(**texts):
 
 
 def build(source, folder, **settings):
-    arguments = KnowledgeBaseArguments(str(source), str(folder), **({"exclusions": None} | settings))
+    arguments = KnowledgeBaseArguments(
+        str(source), str(folder), **({"exclusions": None, "min_sitelinks": 0} | settings)
+    )
     return build_knowledge_base(arguments)
 
 
@@ -57,13 +60,13 @@ def run_killed(source, folder, seconds):
     return os.WIFSIGNALED(status)
 
 
-def test_killed_at_twenty_random_moments_and_built_again_gives_the_same_bytes(source, tmp_path):
+def test_killed_at_eight_random_moments_and_built_again_gives_the_same_bytes(source, tmp_path):
     build(source, tmp_path / "whole")
     started = time.perf_counter()
     build(source, tmp_path / "again")
     duration = time.perf_counter() - started
     generator = random.Random(0)
-    for folder in (tmp_path / str(number) for number in range(5)):
+    for folder in (tmp_path / str(number) for number in range(2)):
         killed = 0
         while killed < 4:
             if run_killed(source, folder, generator.uniform(0, duration)):
@@ -72,6 +75,32 @@ def test_killed_at_twenty_random_moments_and_built_again_gives_the_same_bytes(so
                 shutil.rmtree(folder)
         build(source, folder)
         assert read_files(folder) == read_files(tmp_path / "whole")
+
+
+def build_with_full_disk(source, folder, max_bytes):
+    """Builds in a child that can write no file beyond some bytes, as on a full disk; its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
+            build(source, folder)
+            status = 0
+        except OSError as error:
+            status = 2 if str(folder) in str(error) else 3
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# The parts do not fit, or the database, or the alias table, or the words' weights (4 MB).
+@pytest.mark.parametrize("max_bytes", [1_000, 20_000, 600_000, 4_000_000])
+def test_a_full_disk_is_named_and_the_build_resumed_to_the_same_bytes(max_bytes, source, tmp_path):
+    assert build_with_full_disk(source, tmp_path / "kb", max_bytes) == 2
+    build(source, tmp_path / "kb")
+    build(source, tmp_path / "whole")
+    assert read_files(tmp_path / "kb") == read_files(tmp_path / "whole")
 
 
 @pytest.fixture

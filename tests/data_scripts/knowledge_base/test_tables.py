@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfFileSystem
 
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.knowledge_base import tables
@@ -103,7 +104,7 @@ def write_dump(path):
 
 
 def build(source, folder, **settings):
-    return build_knowledge_base(KnowledgeBaseArguments(str(source), str(folder), **({"min_sitelinks": 1} | settings)))
+    return build_knowledge_base(KnowledgeBaseArguments(str(source), str(folder), **settings))
 
 
 def read_files(folder):
@@ -188,3 +189,20 @@ def test_tables_of_the_hub_give_the_same_and_are_fetched_once(hub, tmp_path, mon
     assert not [name for name in fetched if "/de/" in name]
     hub.files.clear()
     build("hub", tmp_path / "c", download_dir=str(tmp_path / "a/tables"))
+
+
+def test_a_download_that_breaks_off_goes_on_with_what_is_missing(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(tables, "ATTEMPTS", 2)
+    repo, name = hub.files["datasets/permutans/wikidata-claims"], "all/part-0-of-1.parquet"
+    whole = repo[name]
+    repo[name] = whole[: len(whole) // 2]
+    with pytest.raises(ConnectionError, match="run the command again"):
+        build("hub", tmp_path / "a")
+    fetched = {path: path.stat().st_mtime_ns for path in (tmp_path / "a/tables").rglob("*.parquet")}
+    assert fetched and not [path for path in fetched if "claims" in str(path)]
+    repo[name] = whole
+    HfFileSystem.clear_instance_cache()  # As a new process: it knows no sizes of files.
+    assert read_files(build("hub", tmp_path / "a")) == read_files(build(tmp_path / "tables", tmp_path / "b"))
+    assert {path: path.stat().st_mtime_ns for path in fetched} == fetched
+    assert not list(tmp_path.rglob("*.tmp.*"))
