@@ -38,7 +38,7 @@ def main() -> None:
         measured = {}
         for source in ("tables", "dump.json.gz"):
             flags = ["--source", str(folder / source), "--num_processes", "2"]
-            measured[source] = kill_builds(flags, folder / "built", args)
+            measured[source] = kill_builds(flags, folder / f"built-{source}", args)
     write_record(args.output, measured)
     print(json.dumps(measured, indent=2))
 

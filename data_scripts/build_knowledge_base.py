@@ -55,7 +55,7 @@ PRELOAD = ("data_scripts.knowledge_base.read_parts", "data_scripts.knowledge_bas
 # What the joins leave; written last, so that a build that was stopped later does not join again.
 JOINED = "joined.json"
 JOINS = ("entities.arrow", "entity_ids.npy", "id_order.npy", "popularity.npy", "link_offsets.npy", "link_targets.npy")
-JOINS += ("link_weights.npy", "link_norms.npy")
+JOINS += ("link_weights.npy", "link_norms.npy", "has_image.npy")
 NOT_CONTENT = ("output_dir", "num_processes", "memory_gigabytes", "max_bad_lines", "download_dir")
 NOT_CONTENT += ("push_to_hub", "private")
 

@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 
 SILENT_SECONDS, POLL_SECONDS = 5.0, 0.2
+# The rest of the memory is for this process, its libraries and workers that wait.
+DATABASE_SHARE = 0.6
 
 
 def open_database(path: Path, *, memory_gigabytes: float, num_threads: int) -> duckdb.DuckDBPyConnection:
     """A fresh database in a file; what does not fit into the memory is spilled beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_database(path)
-    settings = {"memory_limit": f"{int(memory_gigabytes * 1000)}MB", "threads": num_threads}
+    settings = {"memory_limit": f"{int(memory_gigabytes * DATABASE_SHARE * 1000)}MB", "threads": num_threads}
     return duckdb.connect(str(path), config=settings | {"temp_directory": f"{path}.spilled"})
 
 

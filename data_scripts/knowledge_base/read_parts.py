@@ -220,7 +220,7 @@ def parse_part(part: Part, *, folder: Path, languages: tuple[str, ...], source: 
             entities.append(entity | {"position": number})
         else:
             counts[f"no name in {languages[0]}"] += 1
-    write_part(table_path, entities)
+    write_table(table_path, pa.Table.from_pylist(entities, schema=PART))
     result = {"counts": dict(counts), "odd": odd, "rows": len(entities)}
     write_json(counts_path, result)
     return result
@@ -246,16 +246,18 @@ def copy_knowledge_base(source: Path, folder: Path) -> None:
     first = 0
     entities = pa.ipc.open_file(pa.memory_map(str(source / "entities.arrow")))
     for index in range(entities.num_record_batches):
-        rows = entities.get_batch(index).to_pylist()
-        numbered = [row | {"position": first + number, "parents": []} for number, row in enumerate(rows)]
-        write_part(folder / f"part-{index:06d}.parquet", numbered)
-        first += len(rows)
+        batch = entities.get_batch(index)
+        numbers = {"position": pa.array(range(first, first + len(batch))), "parents": pa.nulls(len(batch), TEXTS)}
+        columns = [numbers[name] if name in numbers else batch[name] for name in PART.names]
+        arrays = [column.cast(field.type) for column, field in zip(columns, PART, strict=True)]
+        write_table(folder / f"part-{index:06d}.parquet", pa.table(arrays, schema=PART))
+        first += len(batch)
 
 
-def write_part(path: Path, entities: list[Entity]) -> None:
-    """Writes entities of a part in one piece."""
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes the entities of a part in one piece."""
     with write_whole(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(entities, schema=PART), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def count_rows(path: Path) -> int | None:

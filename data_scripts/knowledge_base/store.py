@@ -6,7 +6,6 @@ Opening reads no table into memory, and the pages are shared by every process of
 import gc
 import itertools
 import json
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -18,9 +17,7 @@ import pyarrow as pa
 from data_scripts.knowledge_base.alias_tries import open_aliases
 
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 MANIFEST = "manifest.json"
 PROPER, COMMON, CASELESS = 1, 0, -1
 # Bits of `candidate_forms`.
@@ -46,6 +43,7 @@ class KnowledgeBase:
         description_norms: Length of the vector of each entity's weighted tokens, float32, [entities].
         inverse_frequency: Weight of each hashed token, float32, [2**20].
         popularity: Minus the log of the share of entities with more sitelinks, float32, [entities].
+        has_image: Whether Wikidata has an image of the entity, bool, [entities].
         lower_odds: Log odds that the descriptions write a hashed word in lower case, float32, [2**20].
         link_offsets: Entities that entity i links to are `link_targets[link_offsets[i]:link_offsets[i + 1]]`.
         link_targets: Entity rows, int32.
@@ -70,6 +68,7 @@ class KnowledgeBase:
         self.description_norms = self.open_array("description_norms")
         self.inverse_frequency = self.open_array("inverse_frequency")
         self.popularity = self.open_array("popularity")
+        self.has_image = self.open_array("has_image")
         self.lower_odds = self.open_array("lower_odds")
         self.link_offsets = self.open_array("link_offsets")
         self.link_targets = self.open_array("link_targets")

@@ -54,7 +54,7 @@ class AliasShard:
 def plan_shards(names: Sequence[Path]) -> list[AliasShard]:
     """Cuts the keys into shards; a character with more than `MAX_PAIRS` has one of its own."""
     query = f"SELECT left(key, 1), count(*) FROM read_parquet({quote(names)}) GROUP BY ALL ORDER BY ALL"
-    with duckdb.connect() as connection:
+    with duckdb.connect(config={"memory_limit": SORT_MEMORY}) as connection:
         counts = connection.execute(query).fetchall()
     starts, num_pairs = ["\0"], 0
     for character, count in counts:

@@ -65,6 +65,8 @@ def write_entities(connection: duckdb.DuckDBPyConnection, folder: Path) -> int:
     batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
     ids = (np.array([value.encode() for value in batch["entity_id"].to_pylist()], f"S{id_bytes}") for batch in batches)
     write_pieces(folder / "entity_ids.npy", ids, f"S{id_bytes}")
+    pictured = (batch["has_image"].to_numpy(zero_copy_only=False) for batch in batches)
+    write_pieces(folder / "has_image.npy", pictured, np.bool_)
     order = connection.sql("SELECT rowid FROM kept ORDER BY id").to_arrow_reader(CHUNK_ROWS)
     write_pieces(folder / "id_order.npy", (batch.column(0).to_numpy() for batch in order), np.int32)
     sitelinks = [batch["num_sitelinks"].to_numpy() for batch in batches]

@@ -130,7 +130,9 @@ EXPECTED = [
 def test_tables_and_the_dump_of_the_same_entities_give_the_same_bytes(tmp_path):
     from_tables = build(write_tables(tmp_path / "tables"), tmp_path / "a")
     from_dump = build(write_dump(tmp_path / "dump.json"), tmp_path / "b")
-    assert KnowledgeBase(from_tables).table.to_pylist() == EXPECTED
+    kb = KnowledgeBase(from_tables)
+    assert kb.table.to_pylist() == EXPECTED
+    assert kb.has_image.tolist() == [True, False, False]
     assert read_files(from_tables) == read_files(from_dump)
 
 
