@@ -35,6 +35,15 @@ MIN_CONTEXTS = 5
 SHARE_SCALE = 20
 PSEUDO_TEXTS = 200
 MIN_COMMONNESS = 0.02
+# Words for the picture itself, which the alt-text of anything may have: no list but a language tells `photo` from the
+# `dog` of a collection of dogs. Where they name what is shown, `not_boilerplate` brings them back.
+IMAGE_WORDS = {
+    "en": (
+        *("clip art", "clipart", "close up", "icon", "illustration", "image", "logo", "photo", "photograph"),
+        *("photography", "picture", "royalty free", "screenshot", "stock", "stock image", "stock photo"),
+        *("stock photography", "thumbnail", "vector", "wallpaper"),
+    )
+}
 DIGITS = re.compile(r"\d+")
 
 
@@ -86,8 +95,8 @@ def learn_statistics(
     Texts that differ only in numbers count once: `Screenshot 2019-03-12` a thousand times over is one text.
 
     Args:
-        boilerplate: Words and phrases that name nothing, whatever the texts say.
-        not_boilerplate: Words and phrases that are never common, however many texts have them.
+        boilerplate: Words and phrases that name nothing, whatever the texts say, besides the `IMAGE_WORDS`.
+        not_boilerplate: Words and phrases that are never common, however many texts have them, nor image words.
     """
     kb = open_knowledge_base(knowledge_base)
     matcher = open_matcher(kb, language)
@@ -96,11 +105,12 @@ def learn_statistics(
     for text in distinct:
         counter.add(text)
     minimum = max(MIN_TEXTS, MIN_SHARE * len(distinct))
-    dropped, kept = (
-        sorted({kb.aliases.get(alias_key(phrase), -1) for phrase in phrases} - {-1})
-        for phrases in (boilerplate, not_boilerplate)
+    kept, listed, image_words = (
+        {kb.aliases.get(alias_key(phrase), -1) for phrase in phrases} - {-1}
+        for phrases in (not_boilerplate, boilerplate, IMAGE_WORDS.get(language, ()))
     )
-    common_aliases, commonness = counter.common(len(distinct), keep=kept)
+    dropped = sorted(listed | (image_words - kept))
+    common_aliases, commonness = counter.common(len(distinct), keep=kept | set(dropped))
     frequent = {word for word, count in counter.word_counts.items() if count >= minimum} | matcher.stop_words
     frequent |= {word for phrase in boilerplate for word in content_tokens(alias_key(phrase))}
     context_tokens, context_vectors = counter.contexts()
@@ -164,9 +174,9 @@ class TextCounter:
             self.sums[token] = self.sums[token] + embedding if token in self.sums else embedding
             self.observations[token] += 1
 
-    def common(self, num_texts: int, *, keep: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def common(self, num_texts: int, *, keep: set[int]) -> tuple[np.ndarray, np.ndarray]:
         """Aliases, ascending, and how common each is: in many texts, and seldom alone."""
-        aliases = np.array(sorted(self.num_texts.keys() - set(keep)), np.int64)
+        aliases = np.array(sorted(self.num_texts.keys() - keep), np.int64)
         counts = np.array([self.num_texts[alias] for alias in aliases.tolist()], np.float64)
         alone = np.array([self.num_alone[alias] for alias in aliases.tolist()], np.float64)
         commonness = np.log1p(SHARE_SCALE * counts / (num_texts + PSEUDO_TEXTS)) * (1 - (alone + 1) / (counts + 3))

@@ -1,7 +1,9 @@
 import math
 
 import pytest
+from tiny_build import write_entities
 
+from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.statistics import learn_statistics, look_up, most_common
 from data_scripts.text.tokens import hash_token
@@ -53,6 +55,16 @@ def test_listed_words_are_dropped_and_words_to_keep_are_never_common(knowledge_b
     kb = open_knowledge_base(knowledge_base)
     assert [kb.aliases.restore_key(alias) for alias in learned.dropped] == ["apple"]
     assert kb.aliases["free"] not in learned.common_aliases
+
+
+def test_words_for_the_picture_itself_name_nothing_unless_listed(tmp_path):
+    entities = [("Q1", "photograph", "picture made by light", ["photo"], 9), ("Q2", "photo booth", "machine", [], 9)]
+    source = write_entities(tmp_path / "entities.jsonl", entities)
+    folder = str(build_knowledge_base(KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)))
+    kb = open_knowledge_base(folder)
+    dropped = [kb.aliases.restore_key(alias) for alias in learn([], folder).dropped.tolist()]
+    assert sorted(dropped) == ["photo", "photograph"]
+    assert len(learn([], folder, not_boilerplate=["photo", "Photograph"]).dropped) == 0
 
 
 def test_only_texts_with_a_choice_of_case_teach_how_words_are_written(knowledge_base):
