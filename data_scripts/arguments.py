@@ -54,8 +54,9 @@ class LinkArguments:
     )
     language: str = field(default="en", metadata={"help": "Language of function words."})
     spacy_model: str | None = field(default=None, metadata={"help": "spaCy pipeline with `ner`; none: aliases alone."})
+    typos: bool = field(default=False, metadata={"help": "Match names with a letter wrong in texts without a match."})
     boilerplate: list[str] = field(
-        default_factory=list, metadata={"help": "Words that name nothing in these texts; they are never linked."}
+        default_factory=list, metadata={"help": "Words never linked, besides those for pictures (`photo`, `icon`)."}
     )
     not_boilerplate: list[str] = field(
         default_factory=list, metadata={"help": "Words that name something however many of these texts have them."}

@@ -149,6 +149,7 @@ def link_job(build: Build) -> Job:
         knowledge_base=build.knowledge_base,
         language=link.language,
         spacy_model=link.spacy_model,
+        typos=str(build.statistics) if link.typos else None,
     )
     linker = partial(
         link_entities,

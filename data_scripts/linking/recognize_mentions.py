@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from data_scripts.knowledge_base.store import KnowledgeBase, open_knowledge_base
 from data_scripts.linking.match import Match, open_matcher
+from data_scripts.linking.statistics import open_text_statistics
+from data_scripts.linking.typos import match_typos
 from data_scripts.schema import DROP_REASON, Batch, Mention
 from data_scripts.text.tokens import alias_key
 
@@ -23,7 +25,13 @@ class FoundMention(Mention):
 
 
 def recognize_mentions(
-    batch: Batch, *, knowledge_base: str, language: str = "en", spacy_model: str | None = None, batch_size: int = 1000
+    batch: Batch,
+    *,
+    knowledge_base: str,
+    language: str = "en",
+    spacy_model: str | None = None,
+    typos: str | None = None,
+    batch_size: int = 1000,
 ) -> Batch:
     """Adds `mentions`: spans that index the original `alt_text`, in its order, none overlapping another.
 
@@ -35,11 +43,15 @@ def recognize_mentions(
         batch: Column `alt_text`.
         knowledge_base: Folder of a built knowledge base.
         spacy_model: Name or path of a spaCy pipeline with `ner`; alias matches alone if None.
+        typos: File of `learn_statistics`, if rare words of texts without a match may be aliases with a letter wrong.
     """
     kb = open_knowledge_base(knowledge_base)
     match = open_matcher(kb, language).match
     texts = batch["alt_text"]
     matches = {text: match(text) for text in dict.fromkeys(texts)}
+    if typos is not None:
+        frequent = set(open_text_statistics(typos).frequent_tokens.tolist())
+        matches |= {text: match_typos(text, kb, frequent) for text, found in matches.items() if not found}
     spans: dict[str, list[tuple[int, int]]] = {}
     if spacy_model is not None:
         candidates = [text for text, found in matches.items() if found]

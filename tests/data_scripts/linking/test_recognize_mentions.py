@@ -2,6 +2,7 @@ import pytest
 import spacy
 
 from data_scripts.linking.recognize_mentions import open_spacy, recognize_mentions
+from data_scripts.linking.statistics import learn_statistics, write_text_statistics
 
 
 def found(text, knowledge_base, **options):
@@ -109,3 +110,22 @@ def test_a_pipeline_without_ner_is_refused(tmp_path, knowledge_base):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(ValueError, match="no `ner`"):
         found("octopus", knowledge_base, spacy_model=str(tmp_path / "blank"))
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("a maldivse beach", ["maldivse"]),
+        ("OCTOPPUS", ["OCTOPPUS"]),
+        ("octopus of the maldivse", ["octopus"]),  # The text has a match.
+        ("aple", []),  # Short.
+        ("maldivsee", []),  # Two letters.
+        ("a cherrry", []),  # In many texts.
+    ],
+)
+def test_a_letter_may_be_wrong_where_a_text_has_no_match(text, mentions, knowledge_base, tmp_path):
+    texts = [f"cherrry {first}{second}" for first in "abcde" for second in "abcde"]
+    statistics = tmp_path / "statistics.npz"
+    write_text_statistics(learn_statistics(texts, knowledge_base=knowledge_base, language="en"), statistics)
+    assert found(text, knowledge_base, typos=str(statistics)) == mentions
+    assert found(text, knowledge_base) == [mention for mention in mentions if mention == "octopus"]
