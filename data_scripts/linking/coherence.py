@@ -14,6 +14,7 @@ from data_scripts.knowledge_base.store import KnowledgeBase
 from data_scripts.linking.candidates import Candidates, Evidence, flatten_ranges
 
 
+COHERENCE = ("relatedness", "near_relatedness", "relative_relatedness", "similarity")
 # Candidates of a mention that are compared; 16 changed no figure. And how many of another mention may speak: of 1, 3
 # and 10, 3 was best, as the first is wrong too often and the tenth links to anything.
 NUM_LEADING, NUM_SPEAKING = 8, 3
@@ -61,32 +62,39 @@ class LeadingCandidates:
         text, entity = flat.text[mention], flat.entity[candidate].astype(np.int64)
         return cls(candidate, mention, text, entity, rank[kept], num_others[mention])
 
-    def mean_of_best(self, row: np.ndarray, other: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """For each candidate the best value of each other mention, summed and divided by their number, [R].
+    def mean_of_best(self, row: np.ndarray, other: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each candidate the best value of each other mention: their mean, and their sum by nearness, [R] each.
+
+        The mention next to it counts whole, the one after that half, the third a third.
 
         Args:
             row: A candidate of each pair, [P].
             other: A candidate that speaks, of another mention, [P].
             value: What it says, [P].
         """
-        result = np.zeros(len(self.candidate))
+        num = len(self.candidate)
         if len(row) == 0:
-            return result
+            return np.zeros(num), np.zeros(num)
         key = row * (self.mention[-1] + 1) + self.mention[other]
         order = np.argsort(key, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(key[order]) > 0])
         best = np.maximum.reduceat(value[order], starts)
-        sums = np.bincount(row[order][starts], weights=best, minlength=len(result))
+        row, other = row[order][starts], other[order][starts]
+        distance = np.abs(self.mention[row] - self.mention[other])
         # One more: a single mention that agrees is less than many that do.
-        return sums / (self.num_others + 1)
+        mean = np.bincount(row, weights=best, minlength=num) / (self.num_others + 1)
+        return mean, np.bincount(row, weights=best / distance, minlength=num)
 
 
 def coherence(flat: Candidates, logits: np.ndarray, kb: KnowledgeBase, weights: dict[str, float]) -> Evidence:
-    """The evidence `relatedness` (links) and `similarity` (embeddings) of each candidate, [K].
+    """What the other mentions say about each candidate, by links and by embeddings, [K] each.
 
-    Measured beside the candidates that lead by the logits, and anew beside those that lead with it.
+    `relatedness` and `similarity` are means over the other mentions, `near_relatedness` counts the next ones most, and
+    `relative_relatedness` is the share of what the best candidate of the mention has: in a knowledge base with few
+    links, any link tells. (Of embeddings it does harm: the most similar of unrelated ones says nothing.) Measured
+    beside the candidates that lead by the logits, and anew beside those that lead with it.
     """
-    evidence = {name: np.zeros(len(logits)) for name in ("relatedness", "similarity")}
+    evidence = {name: np.zeros(len(logits)) for name in COHERENCE}
     leads = logits
     for number in range(PASSES):
         # Where no mention has more candidates than may speak, another pass would say the same.
@@ -96,7 +104,11 @@ def coherence(flat: Candidates, logits: np.ndarray, kb: KnowledgeBase, weights: 
             break
         evidence["similarity"][leading.candidate] = similarity(leading, kb)
         if len(kb.link_targets):
-            evidence["relatedness"][leading.candidate] = relatedness(leading, kb)
+            mean, near = relatedness(leading, kb)
+            evidence["relatedness"][leading.candidate] = mean
+            evidence["near_relatedness"][leading.candidate] = near
+            best = np.maximum.reduceat(evidence["relatedness"], flat.starts)[flat.mention]
+            evidence["relative_relatedness"] = evidence["relatedness"] / np.maximum(best, 1e-9)
         leads = logits + sum(weights[name] * values for name, values in evidence.items())
     return evidence
 
@@ -118,13 +130,17 @@ def similarity(leading: LeadingCandidates, kb: KnowledgeBase) -> np.ndarray:
         apart = leading.mention[row] != leading.mention[other]
         row, other = row[apart], other[apart]
         cosine = np.maximum(np.einsum("pd,pd->p", vectors[row], vectors[other]), 0)
-        result += leading.mean_of_best(row, other, cosine)
+        result += leading.mean_of_best(row, other, cosine)[0]
         start = stop
     return result
 
 
-def relatedness(leading: LeadingCandidates, kb: KnowledgeBase) -> np.ndarray:
-    """Cosine of the weighted links of each candidate and those of the other mentions, direct links beside, [R]."""
+def relatedness(leading: LeadingCandidates, kb: KnowledgeBase) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of the weighted links of each candidate and those of the other mentions, direct links beside.
+
+    Returns:
+        As `mean_of_best`, [R] each.
+    """
     num = len(kb)
     keys, node = np.unique(leading.text * num + leading.entity, return_inverse=True)
     text, entity = keys // num, keys % num
@@ -145,8 +161,10 @@ def relatedness(leading: LeadingCandidates, kb: KnowledgeBase) -> np.ndarray:
     return spread_pairs(leading, node, pairs)
 
 
-def spread_pairs(leading: LeadingCandidates, node: np.ndarray, pairs: scipy.sparse.coo_matrix) -> np.ndarray:
-    """`mean_of_best` of values between nodes, where a node is an entity of a text, [R].
+def spread_pairs(
+    leading: LeadingCandidates, node: np.ndarray, pairs: scipy.sparse.coo_matrix
+) -> tuple[np.ndarray, np.ndarray]:
+    """`mean_of_best` of values between nodes, where a node is an entity of a text, [R] each.
 
     Args:
         node: Node of each candidate, [R].

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.linking.candidates import Evidence
+from data_scripts.linking.coherence import COHERENCE
 from data_scripts.linking.link_evidence import SPELLING_WEIGHTS
 
 
 FILE = Path(__file__).with_name("link_weights.json")
 # The evidence of each part that can be turned off.
 PARTS = {
-    "coherence": ("relatedness", "similarity"),
+    "coherence": COHERENCE,
     "text": ("description", "context"),
     "case": (
         *("only_capitals", "lower_descriptions", "acronym", "continues"),

@@ -6,7 +6,14 @@ import pytest
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.knowledge_base.store import open_knowledge_base
 from data_scripts.linking.candidates import Candidates
-from data_scripts.linking.coherence import DIRECT_LINK, LeadingCandidates, relatedness, similarity
+from data_scripts.linking.coherence import (
+    COHERENCE,
+    DIRECT_LINK,
+    LeadingCandidates,
+    coherence,
+    relatedness,
+    similarity,
+)
 
 
 LINKS = {"Q0": ["Q4", "Q5"], "Q1": ["Q2"], "Q2": ["Q4"], "Q3": [], "Q4": [], "Q5": [], "Q6": ["Q5"]}
@@ -42,7 +49,7 @@ def neighbor_cosine(first, second):
 def test_relatedness_is_the_mean_over_other_mentions_of_the_best_cosine_and_direct_link(kb):
     flat = make_candidates([[0, 3], [1, 2], [6], [0]])
     leading = LeadingCandidates.of(flat, np.zeros(6))
-    found = relatedness(leading, kb)
+    found, _ = relatedness(leading, kb)
     assert leading.candidate.tolist() == [0, 1, 2, 3, 4]
     best = max(neighbor_cosine("Q0", "Q1"), neighbor_cosine("Q0", "Q2"))
     expected = (best + neighbor_cosine("Q0", "Q6")) / 3
@@ -52,8 +59,24 @@ def test_relatedness_is_the_mean_over_other_mentions_of_the_best_cosine_and_dire
 
 def test_a_direct_link_counts_whichever_way_it_goes(kb):
     flat = make_candidates([[1], [2], [0]])
-    found = relatedness(LeadingCandidates.of(flat, np.zeros(3)), kb)
+    found, _ = relatedness(LeadingCandidates.of(flat, np.zeros(3)), kb)
     assert found == pytest.approx([(DIRECT_LINK + neighbor_cosine("Q1", "Q2")) / 2] * 2, rel=1e-5)
+
+
+def test_a_mention_that_is_nearer_counts_more(kb):
+    flat = make_candidates([[0], [3], [1], [2], [0]])
+    _, near = relatedness(LeadingCandidates.of(flat, np.zeros(5)), kb)
+    expected = neighbor_cosine("Q0", "Q1") / 2 + neighbor_cosine("Q0", "Q2") / 3
+    assert near[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_any_relation_tells_where_a_mention_has_few(kb):
+    flat = make_candidates([[0, 2, 3], [1], [0]])
+    found = coherence(flat, np.zeros(5), kb, dict.fromkeys(COHERENCE, 0.0))
+    related = found["relatedness"][:3]
+    assert found["relative_relatedness"][:3] == pytest.approx(related / related[1])
+    assert 0 < related[0] < related[1]
+    assert found["relative_relatedness"][2] == 0
 
 
 def test_similarity_equals_the_naive_mean_of_best_cosines(kb):

@@ -1,14 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 from tiny_build import write_entities
 
 from data_scripts.build_knowledge_base import KnowledgeBaseArguments, build_knowledge_base
 from data_scripts.knowledge_base.store import open_knowledge_base
+from data_scripts.linking.candidates import gather_candidates
 from data_scripts.linking.link_entities import link_entities
 from data_scripts.linking.link_weights import FILE, PARTS, default_weights
 from data_scripts.linking.recognize_mentions import recognize_mentions
 from data_scripts.linking.statistics import learn_statistics, write_text_statistics
+from data_scripts.linking.text_words import TextWords
 from data_scripts.text.letter_case import uses_capitals
 
 
@@ -80,6 +83,18 @@ def test_words_that_go_with_a_kind_of_entity_are_learned_from_the_texts(link):
     learned = link("flag turkey", corpus=corpus, min_candidate_probability=0.0)
     unlearned = link("flag turkey", min_candidate_probability=0.0)
     assert probability(learned, "Q3") > probability(unlearned, "Q3")
+
+
+def test_a_word_of_the_name_speaks_for_the_entity(tmp_path):
+    entities = [("Q1", "Anna Merkel", "painter", ["Merkel"], 9), ("Q2", "Germany", "country", ["Merkel"], 9)]
+    source = write_entities(tmp_path / "entities.jsonl", entities)
+    folder = str(build_knowledge_base(KnowledgeBaseArguments(str(source), str(tmp_path / "kb"), exclusions=None)))
+    kb = open_knowledge_base(folder)
+    batch = recognize_mentions({"alt_text": ["Merkel"]}, knowledge_base=folder)
+    flat = gather_candidates(batch["mentions"], kb, dropped=np.array([]))
+    found = TextWords.of(batch, flat, frequent=np.array([])).description_evidence(flat, kb)
+    assert dict(zip(kb.entity_ids(flat.entity), found["named"].tolist(), strict=True)) == {"Q1": 1, "Q2": 0}
+    assert found["description"].tolist() == [0, 0]
 
 
 def test_every_likely_candidate_stays_for_the_image_to_decide(link):
