@@ -38,7 +38,7 @@ from data_scripts.knowledge_base.tables import (
 from data_scripts.knowledge_base.write_arrays import write_arrays
 from data_scripts.knowledge_base.write_entities import join_lists, write_entities
 from modeling_mofi.bundled import find_config
-from modeling_mofi.hub.publishing import make_repository
+from modeling_mofi.hub.uploads import make_repository
 from modeling_mofi.recipe_parser import parse_recipe
 from modeling_mofi.user_errors import run_command
 from modeling_mofi.whole_files import try_read_json, write_json

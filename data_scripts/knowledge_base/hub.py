@@ -7,11 +7,10 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_scripts.knowledge_base.store import MANIFEST, KnowledgeBase, read_manifest
-from modeling_mofi.hub.downloads import download
-from modeling_mofi.hub.model_card import is_hub_id
+from modeling_mofi.hub.downloads import download, is_hub_id
 from modeling_mofi.hub.public_text import public_setting
-from modeling_mofi.hub.publishing import public_copy, upload_folder
 from modeling_mofi.hub.templates import fill_card
+from modeling_mofi.hub.uploads import public_copy, upload_folder
 from modeling_mofi.whole_files import write_text
 
 

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from .failures import httpx
 
@@ -43,3 +44,12 @@ def download(
             f"{name} is no folder here, and the Hub is out of reach ({type(error).__name__}). Check the name, the "
             "network and HF_HUB_OFFLINE."
         ) from error
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name is `user/name` and no path on this machine."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).exists()

@@ -6,12 +6,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..bundled import bundled
 from ..configuration_mofi import MofiConfig
 from ..whole_files import read_json, try_read_json, write_text
+from .downloads import is_hub_id
 from .licenses import check_license
 from .loss_curve import draw_loss_curve
 from .templates import fill_card
@@ -24,15 +24,6 @@ SETTINGS = (
     *("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "entity_loss_weight", "entity_scale"),
     *("entity_margin", "num_sampled_entities", "text_proportions", "augmentation", "bf16", "seed"),
 )
-
-
-def is_hub_id(name: str | None) -> bool:
-    """Whether a name is `user/name` and no path on this machine."""
-    try:
-        validate_repo_id(name or "")
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
 
 
 def write_model_card(
@@ -57,11 +48,9 @@ def write_model_card(
         license_name, license_link: Of another license than those the Hub knows, which is `other`.
         dataset: Hub id or folder of the training data; by default the one in the folder's recipe.
         results: JSON file of `evaluate_mofi.py`, whose metrics become the card's `model-index`.
-        result_name: Which of the file's models this is, if it holds several.
-        notice: Where the weights come from and on which terms, if they were not trained here; by default as
-            `origin.json` says, which a conversion leaves.
-        is_on_hub: Whether the Hub has a repository, by name and kind (`model` or `dataset`); by default names that
-            could be the Hub's are.
+        result_name: Which of its models this is, if it holds several.
+        notice: Where the weights come from and on which terms; by default as a conversion's `origin.json` says.
+        is_on_hub: Whether the Hub has a repository, by name and kind (`model`, `dataset`); by default if it could.
 
     Raises:
         ValueError: If `results` holds several models and none is named like this one, or the license is none.
@@ -70,23 +59,18 @@ def write_model_card(
     terms = {"license": license, "license_name": license_name, "license_link": license_link}
     check_license(license, name=license_name, link=license_link)
     origin = try_read_json(folder / ORIGIN_NAME) or {}
-    terms = terms if license else {name: origin.get(name) for name in terms}
     settings = read_settings(folder)
     model_id = model_id or folder.resolve().name
     dataset, base_model = dataset or settings.get("dataset"), settings.get("init_from")
     has_dataset = bool(dataset) and is_on_hub(dataset, "dataset")
     eval_results = [] if results is None else find_results(results, folder, [result_name, model_id])
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["mofi", "image-retrieval", "entity-recognition", "clip"],
-        **terms,
-        datasets=[dataset] if has_dataset else None,
+    metadata = make_metadata(
+        terms if license else {name: origin.get(name) for name in terms},
+        dataset=dataset if has_dataset else None,
         base_model=base_model if base_model and is_on_hub(base_model, "model") else None,
-        model_name=model_id if eval_results else None,
-        eval_results=eval_results or None,
+        model_name=model_id,
+        eval_results=eval_results,
     )
-    state = read_state(folder)
     card = fill_card(
         bundled("model_card.md"),
         ModelCard,
@@ -95,18 +79,51 @@ def write_model_card(
         title=model_id.split("/")[-1],
         model_id=model_id,
         notice=notice or origin.get("notice"),
-        recipe=settings.get("recipe"),
-        settings={name: settings[name] for name in SETTINGS if settings.get(name) not in (None, {}, "", -1)},
-        state=state,
-        curve_name=CURVE_NAME,
-        has_curve=draw_loss_curve(state.get("log_history", []), folder / CURVE_NAME),
+        **describe_training(settings, dataset, folder),
         dataset=dataset,
         is_on_hub=has_dataset,
-        counts=read_counts(dataset) if settings.get("recipe") != "contrastive" else "",
         eval_results=eval_results,
     )
     write_text(folder / "README.md", card)
     return folder / "README.md"
+
+
+def make_metadata(
+    terms: dict[str, str | None],
+    *,
+    dataset: str | None,
+    base_model: str | None,
+    model_name: str,
+    eval_results: list[EvalResult],
+) -> ModelCardData:
+    """What the Hub itself reads of a card.
+
+    Args:
+        terms: License, and its name and link where it is another one than the Hub knows.
+    """
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["mofi", "image-retrieval", "entity-recognition", "clip"],
+        **terms,
+        datasets=[dataset] if dataset else None,
+        base_model=base_model,
+        model_name=model_name if eval_results else None,
+        eval_results=eval_results or None,
+    )
+
+
+def describe_training(settings: dict[str, Any], dataset: str | None, folder: Path) -> dict[str, Any]:
+    """What the template says of the run, whose losses it draws beside the card."""
+    state = read_state(folder)
+    return {
+        "recipe": settings.get("recipe"),
+        "settings": {name: settings[name] for name in SETTINGS if settings.get(name) not in (None, {}, "", -1)},
+        "state": state,
+        "curve_name": CURVE_NAME,
+        "has_curve": draw_loss_curve(state.get("log_history", []), folder / CURVE_NAME),
+        "counts": read_counts(dataset) if settings.get("recipe") != "contrastive" else "",
+    }
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -9,8 +9,6 @@ import argparse
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,14 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor, PreTrainedModel
 
 from ..user_errors import run_command
-from ..whole_files import read_json, write_json
+from .downloads import is_hub_id
 from .failures import explained_failures
-from .model_card import CURVE_NAME, ORIGIN_NAME, is_hub_id, write_model_card
-from .public_text import public_setting
+from .model_card import CURVE_NAME, ORIGIN_NAME, write_model_card
+from .uploads import RECIPE_NAME, public_copy, upload_folder
 
 
 logger = logging.getLogger(__name__)
 
-RECIPE_NAME = "recipe.json"
-# Files with settings, in which no secret and no local folder is published.
-SETTINGS_NAMES = (RECIPE_NAME, "manifest.json")
 # Everything that using or judging a checkpoint needs; optimizer states and logs stay.
 PUBLISHED_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "*_mofi.py", "README.md", CURVE_NAME),
@@ -96,70 +91,6 @@ def publish_checkpoint(
         )
     logger.info("published %s as %s", folder, url)
     return url
-
-
-def upload_folder(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    patterns: list[str],
-    commit_message: str,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    kept: str | None = None,
-    kind: str = "model",
-) -> str:
-    """Makes the repository if need be, uploads the matching files in one commit, and returns the commit's URL.
-
-    Args:
-        kind: `model` or `dataset`.
-
-    Raises:
-        ConnectionError: If the Hub is out of reach, or stops answering.
-        PermissionError: If there is no token, or one without the right to write.
-    """
-    kept, api = kept or f"the files are in {folder}", HfApi(token=token)
-    repo_id = make_repository(repo_id, private=private, token=token, kept=kept, kind=kind)
-    with explained_failures(repo_id, kept=kept, token=token):
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
-        return api.upload_folder(
-            repo_id=repo_id,
-            repo_type=kind,
-            folder_path=folder,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],  # Files of the same names in the checkpoints of a run.
-            commit_message=commit_message,
-            revision=revision,
-        ).commit_url
-
-
-@contextmanager
-def public_copy(folder: Path) -> Iterator[Path]:
-    """A folder of links to the same files, in which recipe or manifest name no secret and no local folder."""
-    with tempfile.TemporaryDirectory() as name:
-        for path in filter(Path.is_file, folder.iterdir()):
-            (Path(name) / path.name).symlink_to(path.resolve())
-        for path in filter(Path.is_file, (folder / settings for settings in SETTINGS_NAMES)):
-            (Path(name) / path.name).unlink()
-            write_json(Path(name) / path.name, public_setting(read_json(path)))
-        yield Path(name)
-
-
-def make_repository(
-    repo_id: str, *, private: bool | None = None, token: str | None = None, kept: str, kind: str = "model"
-) -> str:
-    """Makes a repository if it is not there, checks that it may be written, and returns its full name.
-
-    Args:
-        kept: As for `explained_failures`, which raises the errors.
-    """
-    with explained_failures(repo_id, kept=kept, token=token):
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind).repo_id
-        api.auth_check(repo_id, write=True, repo_type=kind)
-    return repo_id
 
 
 def publish_model(model: PreTrainedModel, repo_id: str, **kwargs: Any) -> str:

@@ -17,10 +17,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..data.entity_table import COLUMNS, EntityTable, ids_sha256
-from ..hub.downloads import download
-from ..hub.model_card import is_hub_id
-from ..hub.publishing import upload_folder
+from ..hub.downloads import download, is_hub_id
 from ..hub.templates import fill_card
+from ..hub.uploads import upload_folder
 from ..sharded_rows import load_rows, num_saved_rows
 from ..whole_files import write_text
 from .calibration import Calibration, fit_calibration

@@ -1,3 +1,3 @@
 """Training: the Trainer, its settings, checkpoints and schedules."""
 
-from .. import auto  # noqa: F401 - registers MOFI with the Auto classes, in a data build too
+from ..auto import MofiModel  # noqa: F401 - registers MOFI with the Auto classes, in a data build too

@@ -15,7 +15,8 @@ from ..data.collator import PositionSampler
 from ..data.dataset_rows import EndlessRows
 from ..data.entity_table import EntityTable
 from ..distributed_mofi import wait_for_all
-from ..hub.publishing import make_repository, publish_checkpoint
+from ..hub.publishing import publish_checkpoint
+from ..hub.uploads import make_repository
 from ..modeling_mofi import MofiModel
 from ..pretraining import MofiForPreTraining
 from ..whole_files import failures_named, remove_temporary_files, try_read_json, write_text

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from modeling_mofi.hub.public_text import plain_text, public_setting
-from modeling_mofi.hub.publishing import public_copy
 from modeling_mofi.hub.templates import code_span
+from modeling_mofi.hub.uploads import public_copy
 
 
 @pytest.mark.parametrize(
