@@ -35,7 +35,7 @@ EXTRAS = {
         "matplotlib>=3.9,<4",
         "numpy>=2.0,<3",
         "pyyaml>=6.0.1,<7",
-        "tensorboard>=2.17,<3",
+        "tensorboard>=2.21,<3",
     ],
     "evaluate": [
         "accelerate>=1.10,<2",
@@ -47,7 +47,7 @@ EXTRAS = {
         "scikit-learn>=1.5,<2",
     ],
     "demo": ["gradio>=6.0.1,<7", "pyarrow>=21,<27"],
-    "index": ["faiss-cpu>=1.9,<2", "pyarrow>=21,<27"],
+    "index": ["faiss-cpu>=1.15,<2", "pyarrow>=21,<27"],
     "lora": ["peft>=0.21,<1"],
     "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<0.8"],
     "quantization": ["optimum-quanto>=0.2.7,<0.3"],
