@@ -116,7 +116,7 @@ def num_threads(_):
     assert "torch" not in sys.modules
     return __import__("torch").get_num_threads()
 
-assert run_limited(num_threads, None, num_threads=3) == 3
+assert run_limited(num_threads, None, num_threads=1) == 1
 """
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
 
